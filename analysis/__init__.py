@@ -1,0 +1,1 @@
+"""Scaling laws: fitted, with intervals, from tables of runs. Neither torch nor Ray."""

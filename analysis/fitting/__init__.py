@@ -1,0 +1,1 @@
+"""Variable projection, Newton polish, bootstrap; IsoFLOP parabolas."""

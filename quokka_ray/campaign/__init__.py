@@ -1,0 +1,1 @@
+"""Ledger, budget, steering and sampler: ask, tell, end. No Ray, no torch."""

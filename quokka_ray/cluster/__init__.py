@@ -1,0 +1,1 @@
+"""The Ray Tune searcher and trainable, and the driver."""

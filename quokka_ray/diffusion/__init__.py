@@ -1,0 +1,1 @@
+"""Schedules, noising, mask samplers, objectives, likelihood evaluation."""

@@ -1,0 +1,1 @@
+"""The transformer, the family of shapes, parameter and FLOP counts."""

@@ -1,0 +1,1 @@
+"""What a study is: typed configuration, YAML, overrides, the study's folder."""

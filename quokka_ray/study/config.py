@@ -1,0 +1,267 @@
+"""What a study is: the typed sections of a study file.
+
+Every section refuses keys that it does not know. Nothing here reads a file, imports torch or
+knows Ray: `loader.py` reads YAML into these types, and the rooms that do the work take their
+section as an argument.
+"""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+from analysis.units import parse_quantity
+
+
+def _count(value: Any) -> int:
+    number = parse_quantity(value)
+    if number != round(number):
+        raise ValueError(f"{value!r} is not a whole number")
+    return int(number)
+
+
+Quantity = Annotated[float, BeforeValidator(parse_quantity)]
+"""A number that may carry a unit in the file: `1e18`, `300M`."""
+
+Count = Annotated[int, BeforeValidator(_count)]
+"""A whole number that may carry a unit in the file: `20B`, `8k`."""
+
+LRScheduleName = Literal["wsd", "cosine", "constant"]
+
+
+class Section(BaseModel):
+    """Base of all sections: immutable, and unknown keys are errors."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+
+class Range(Section):
+    """A closed interval of positive numbers, searched on a logarithmic scale."""
+
+    low: Annotated[Quantity, Field(gt=0)]
+    high: Annotated[Quantity, Field(gt=0)]
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.low > self.high:
+            raise ValueError(f"low ({self.low:g}) is above high ({self.high:g})")
+        return self
+
+
+class CorpusConfig(Section):
+    """Where the text comes from, and how it becomes tokens.
+
+    In a study file the section may be a single string: the name of a source
+    (`python-stdlib`), a path or glob (source `files`), or `hub:org/name` (source `hub`).
+    """
+
+    source: Literal["python-stdlib", "files", "hub"] = "python-stdlib"
+    paths: tuple[str, ...] = ()
+    """Files, folders or globs of text, jsonl or parquet (source `files`)."""
+    validation_paths: tuple[str, ...] = ()
+    """Files of validation documents; empty: a fraction of `paths` is set apart by document."""
+    format: Literal["auto", "text", "jsonl", "parquet"] = "auto"
+    text_column: str = "text"
+    group_column: str | None = None
+    """Rows that share this column's value fall on the same side of the validation split."""
+    dataset: str | None = None
+    """Repository id on the hub, or a local folder that `datasets` can load (source `hub`)."""
+    dataset_config: str | None = None
+    split: str = "train"
+    revision: str | None = None
+    tokenizer: str = "bytes"
+    """`bytes`, or the path of a `tokenizers` JSON file."""
+    validation_fraction: float = Field(0.02, gt=0, lt=0.5)
+    seed: int = 0
+    cache: Path | None = None
+    """Where prepared corpora are kept; unset: `~/.cache/quokka-ray/corpora`."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_string(cls, value: Any) -> Any:
+        if not isinstance(value, str):
+            return value
+        if value == "python-stdlib":
+            return {"source": value}
+        if value.startswith("hub:"):
+            return {"source": "hub", "dataset": value.removeprefix("hub:")}
+        return {"source": "files", "paths": (value,)}
+
+    @model_validator(mode="after")
+    def _source_is_complete(self) -> Self:
+        if self.source == "files" and not self.paths:
+            raise ValueError("source 'files' needs paths, such as paths: ['data/*.parquet']")
+        if self.source == "hub" and not self.dataset:
+            raise ValueError("source 'hub' needs dataset, such as dataset: org/name")
+        return self
+
+
+class ModelConfig(Section):
+    """The family of models: what all sizes of a study share. `model/shapes.py` makes sizes."""
+
+    seq_len: int = Field(2048, ge=2)
+    head_dim: int = Field(64, ge=2, multiple_of=2)
+    """Width of one attention head; every width of the family is a multiple of it."""
+    ffn_multiple: int = Field(64, ge=1)
+    """The gated width is 8/3 of the model width, rounded to a multiple of this."""
+    rope_base: float = Field(10_000.0, gt=1)
+    qk_norm: bool = True
+    embedding_norm: bool = False
+    """RMSNorm on the embeddings on their way in."""
+    conv_width: Annotated[int, Field(ge=0)] = 0
+    """Width of a depthwise convolution before attention (odd); 0: none."""
+    zero_init_residual: bool = False
+    """Output projections of attention and feed-forward start at zero; else at 0.02 as the rest."""
+    init_std: float = Field(0.02, gt=0)
+    norm_eps: float = Field(1e-6, gt=0)
+
+    @model_validator(mode="after")
+    def _convolution_is_centred(self) -> Self:
+        if self.conv_width and self.conv_width % 2 == 0:
+            raise ValueError(f"conv_width must be odd or 0, not {self.conv_width}")
+        return self
+
+
+class DiffusionConfig(Section):
+    """Noise and objective."""
+
+    kernel: Literal["mask"] = "mask"
+    noise_schedule: Literal["linear"] = "linear"
+    objective: Literal["elbo"] = "elbo"
+    weight_power: float = Field(1.0, ge=0, le=1)
+    """The training weight is (L/k) ** weight_power; 1 is the ELBO. Validation always uses 1."""
+
+
+class TrainingConfig(Section):
+    """The recipe that all trials of a study share; the search varies lr and lr_schedule."""
+
+    optimizer: Literal["adamw", "muon"] = "adamw"
+    """`muon`: Muon on the blocks' matrices, AdamW on everything else."""
+    lr: Annotated[Quantity, Field(gt=0)] = 2e-4
+    """Peak learning rate at the centre of the search; the prior of the learning-rate law."""
+    muon_lr_ratio: float = Field(1.0, gt=0)
+    """Muon's learning rate over AdamW's."""
+    muon_momentum: float = Field(0.95, ge=0, lt=1)
+    beta1: float = Field(0.9, ge=0, lt=1)
+    beta2: float = Field(0.95, ge=0, lt=1)
+    eps: float = Field(1e-8, gt=0)
+    weight_decay: float = Field(0.1, ge=0)
+    grad_clip: float = Field(1.0, gt=0)
+    batch_sequences: int = Field(256, ge=2, multiple_of=2)
+    """Sequences of one optimiser step; even, because masks come in antithetic pairs."""
+    warmup_fraction: float = Field(0.05, ge=0, lt=1)
+    cooldown_fraction: float = Field(0.2, ge=0, le=1)
+    """Share of the tokens over which warmup-stable-decay cools down, linearly to zero."""
+    min_lr_ratio: float = Field(0.0, ge=0, lt=1)
+    """Where cosine ends, as a share of the peak."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    checkpoint_seconds: float = Field(60.0, gt=0)
+    report_seconds: float = Field(2.0, gt=0)
+
+    @model_validator(mode="after")
+    def _phases_fit(self) -> Self:
+        if self.warmup_fraction + self.cooldown_fraction > 1:
+            raise ValueError("warmup_fraction and cooldown_fraction together exceed 1")
+        return self
+
+
+class EvaluationConfig(Section):
+    """The validation NELBO that every trial of a study shares."""
+
+    sequences: int = Field(512, ge=2)
+    draws: int = Field(4, ge=1)
+    """Masks drawn for each sequence, their counts k stratified over 1..seq_len."""
+    seed: int = 0
+
+
+class SearchConfig(Section):
+    """What is searched, and where."""
+
+    params: Range
+    """Model sizes N, total parameters with tied embeddings counted once."""
+    run_flops: Range
+    """Exact FLOPs that one trajectory may cost."""
+    tokens_per_param: Range = Range(low=1, high=1000)
+    unique_tokens: Count | None = None
+    """Tokens U that trials may read; unset: the whole training split."""
+    lr_factor: Range = Range(low=0.25, high=4)
+    """Learning rate as a factor of the current learning-rate law."""
+    lr_schedule: tuple[LRScheduleName, ...] = ("wsd",)
+    initial_fraction: float = Field(0.3, gt=0, le=1)
+    """Share of the budget for the space-filling start, before the law steers."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _single_values(cls, value: Any) -> Any:
+        if isinstance(value, dict) and isinstance(value.get("lr_schedule"), str):
+            value = {**value, "lr_schedule": (value["lr_schedule"],)}
+        return value
+
+    @model_validator(mode="after")
+    def _some_schedule(self) -> Self:
+        if not self.lr_schedule:
+            raise ValueError("lr_schedule needs at least one name")
+        return self
+
+
+class BudgetConfig(Section):
+    """What the whole search may cost. A cap: training, evaluation and failed work count."""
+
+    flops: Annotated[Quantity, Field(gt=0)]
+    trials: int | None = Field(None, ge=1)
+
+
+class TargetConfig(Section):
+    """What the law is wanted for."""
+
+    flops: Annotated[Quantity, Field(gt=0)]
+    """The compute budget to plan for, in 6ND."""
+    tolerance_params: float = Field(0.1, gt=0)
+    """How well ln N_opt must be known there (half width of its 90 % interval)."""
+    tolerance_loss: float = Field(0.01, gt=0)
+    """How well ln loss must be known there (half width of its 90 % interval)."""
+
+
+class LawConfig(Section):
+    """How the law is fitted online."""
+
+    name: Literal["chinchilla"] = "chinchilla"
+    huber_delta: Literal["auto"] | Annotated[float, Field(gt=0)] = "auto"
+    bootstrap: int = Field(400, ge=20)
+
+
+class ResourcesConfig(Section):
+    """What one trial occupies, and how many run at once."""
+
+    slots: Literal["auto"] | Annotated[int, Field(ge=1)] = "auto"
+    """Trials at once; `auto`: as many as the machine or cluster has room for."""
+    cpus_per_trial: float = Field(1, gt=0)
+    gpus_per_trial: Literal["auto"] | Annotated[float, Field(ge=0)] = "auto"
+    """`auto`: one where there is a GPU, else none."""
+    threads: int = Field(1, ge=1)
+    """Torch threads of one trial; more than one stalls where cores are shared."""
+    address: str = "local"
+    """Ray cluster to run on: `local` starts one on this machine, `auto` joins the running one."""
+
+
+class StudyConfig(Section):
+    """A study: one search with its ledger."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    storage: Path = Path("runs")
+    seed: int = 0
+    corpus: CorpusConfig = CorpusConfig()
+    model: ModelConfig = ModelConfig()
+    diffusion: DiffusionConfig = DiffusionConfig()
+    training: TrainingConfig = TrainingConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+    search: SearchConfig
+    budget: BudgetConfig
+    target: TargetConfig
+    law: LawConfig = LawConfig()
+    resources: ResourcesConfig = ResourcesConfig()
+
+    @property
+    def folder(self) -> Path:
+        """Where the study keeps everything it writes."""
+        return self.storage / self.name

@@ -1,0 +1,68 @@
+"""A trajectory: one training run, complete enough to be repeated from its own `config.json`."""
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+
+from quokka_ray.study.config import (
+    DiffusionConfig,
+    EvaluationConfig,
+    LRScheduleName,
+    ModelConfig,
+    Section,
+    TrainingConfig,
+)
+
+Status = Literal["finished", "diverged", "failed", "stopped"]
+
+
+class Shape(Section):
+    """One size of a model family."""
+
+    d_model: int = Field(ge=1)
+    layers: int = Field(ge=1)
+    heads: int = Field(ge=1)
+    ffn: int = Field(ge=1)
+
+
+class TrajectoryConfig(Section):
+    """Everything that decides a run's result.
+
+    `tokens` is a whole number of optimiser steps. `params` and the FLOP counts are those of
+    `model/counts.py` for `shape`; they stand here so that readers need no model code.
+    """
+
+    id: str
+    study: str
+    corpus: Path
+    """Folder of the prepared corpus."""
+    corpus_hash: str
+    vocab_size: int = Field(ge=2)
+    """Real tokens K; the mask is one more row of the embedding and has none in the head."""
+    model: ModelConfig
+    shape: Shape
+    diffusion: DiffusionConfig
+    training: TrainingConfig
+    evaluation: EvaluationConfig
+    tokens: int = Field(ge=1)
+    unique_tokens: int = Field(ge=1)
+    lr: float = Field(gt=0)
+    lr_schedule: LRScheduleName
+    seed: int
+    params: int
+    params_non_embedding: int
+    flops: float
+    """6 N D."""
+    flops_exact: float
+    """What the trajectory costs: matrix products of training and of its evaluation."""
+
+    @property
+    def batch_tokens(self) -> int:
+        """Tokens of one optimiser step."""
+        return self.training.batch_sequences * self.model.seq_len
+
+    @property
+    def steps(self) -> int:
+        """Optimiser steps of the whole trajectory."""
+        return self.tokens // self.batch_tokens

@@ -1,0 +1,1 @@
+"""One run: recipe, loop, optimiser, LR schedules, checkpoints."""
