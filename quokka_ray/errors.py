@@ -13,7 +13,7 @@ class ConfigurationError(QuokkaError):
     exit_code = 2
 
 
-class EnvironmentFault(QuokkaError):
+class MachineError(QuokkaError):
     """The machine lacks what the study needs: storage, a cluster, a device."""
 
     exit_code = 3
