@@ -38,6 +38,8 @@ class TrajectoryConfig(Section):
     corpus: Path
     """Folder of the prepared corpus."""
     corpus_hash: str
+    tokenizer: str
+    """Identity of the tokenizer that the corpus was made with."""
     vocab_size: int = Field(ge=2)
     """Real tokens K; the mask is one more row of the embedding and has none in the head."""
     model: ModelConfig

@@ -1,0 +1,238 @@
+"""The ledger: what a study has planned, started, observed and ended, as JSON lines.
+
+The ledger is the study's one source of truth. The driver alone writes it; a record is appended
+once, under an id that follows from what it says, so that a record which arrives twice (a trial
+that reports again after a resume) is stored once. Nothing in it is ever rewritten.
+"""
+
+import json
+import logging
+import os
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from quokka_ray.errors import ConfigurationError, MachineError
+from quokka_ray.study.trajectory import TrajectoryConfig
+
+logger = logging.getLogger(__name__)
+
+Record = dict[str, Any]
+
+
+@dataclass
+class TrajectoryState:
+    """One trajectory as the ledger knows it, with the progress that its trial last reported.
+
+    Progress is not in the ledger: it is rebuilt from the trajectory's own `metrics.jsonl`.
+    """
+
+    config: TrajectoryConfig
+    planned: Record
+    attempts: int = 0
+    observations: list[Record] = field(default_factory=list)
+    ended: Record | None = None
+    progress: Record | None = None
+
+    @property
+    def flops_spent(self) -> float:
+        """Exact FLOPs of all attempts, as last reported."""
+        rows = [*self.observations, self.progress, self.ended]
+        return max((float(row["flops_spent"]) for row in rows if row), default=0.0)
+
+
+def record_id(record: Mapping[str, Any]) -> str:
+    """Return the id under which a record is stored once."""
+    kind, trajectory = record["kind"], record["trajectory"]
+    if kind == "observation":
+        return f"observation:{record['observation']}"
+    if kind == "started":
+        return f"started:{trajectory}#{record['attempt']}"
+    return f"{kind}:{trajectory}"
+
+
+class Ledger:
+    """An append-only file of records, and the trajectories that they add up to.
+
+    Args:
+        path: The JSON lines file; made when missing.
+
+    Raises:
+        ConfigurationError: A line other than a torn last one is not a record.
+        MachineError: The file cannot be written.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.trajectories: dict[str, TrajectoryState] = {}
+        self._ids: set[str] = set()
+        for record in self._read():
+            self._apply(record)
+        try:
+            self._file = path.open("ab")
+        except OSError as error:
+            raise MachineError(f"cannot write the ledger {path}: {error.strerror}") from error
+
+    def append(self, record: Record) -> bool:
+        """Store `record` unless its id is known; return whether it was new.
+
+        The record is on the disk when this returns.
+        """
+        if record_id(record) in self._ids:
+            return False
+        record = {**record, "time": record.get("time", round(time.time(), 3))}
+        line = json.dumps(record, allow_nan=False, separators=(",", ":")) + "\n"
+        try:
+            self._file.write(line.encode())
+            self._file.flush()
+            os.fsync(self._file.fileno())
+        except OSError as error:
+            raise MachineError(f"cannot write the ledger {self.path}: {error.strerror}") from error
+        self._apply(record)
+        return True
+
+    def close(self) -> None:
+        """Close the file. Every record is already on the disk."""
+        self._file.close()
+
+    def unfinished(self) -> list[TrajectoryState]:
+        """Return the trajectories that were planned and have not ended, oldest first."""
+        return [state for state in self.trajectories.values() if state.ended is None]
+
+    def merge_metrics(self, folders: Iterable[Path]) -> int:
+        """Append what trajectories' own `metrics.jsonl` hold and the ledger lacks.
+
+        Args:
+            folders: Trajectory folders; those that the ledger never planned are left alone.
+
+        Returns:
+            The number of records that were new.
+        """
+        new = 0
+        for folder in folders:
+            state = self.trajectories.get(folder.name)
+            if state is None:
+                continue
+            for row in read_rows(folder / "metrics.jsonl"):
+                if row["kind"] == "progress":
+                    state.progress = row
+                elif row["kind"] in ("observation", "ended"):
+                    new += self.append(row)
+        return new
+
+    def runs(self) -> pd.DataFrame:
+        """Return the run table: one observation a row; a run without one keeps a row of its own.
+
+        Trajectories that diverged, failed or were stopped before any observation appear with
+        their status, so that the report can count them; only `finished` rows carry a loss.
+        """
+        rows = []
+        for state in self.trajectories.values():
+            status = state.ended["status"] if state.ended else "finished"
+            for record in state.observations:
+                rows.append(_run_row(state.config, record, "finished"))
+            if not state.observations and state.ended is not None:
+                rows.append(_run_row(state.config, state.ended, status))
+        return pd.DataFrame(rows, columns=RUN_COLUMNS)
+
+    def _apply(self, record: Record) -> None:
+        self._ids.add(record_id(record))
+        kind, trajectory = record["kind"], record["trajectory"]
+        if kind == "planned":
+            config = TrajectoryConfig.model_validate(record["config"])
+            self.trajectories[trajectory] = TrajectoryState(config, record)
+            return
+        state = self.trajectories.get(trajectory)
+        if state is None:
+            raise ConfigurationError(f"{self.path}: {kind} of {trajectory}, which was not planned")
+        if kind == "started":
+            state.attempts = max(state.attempts, int(record["attempt"]))
+        elif kind == "observation":
+            state.observations.append(record)
+        elif kind == "ended":
+            state.ended = record
+
+    def _read(self) -> Iterator[Record]:
+        """Yield the file's records; cut off a last line that a crash left unfinished."""
+        if not self.path.exists():
+            return
+        data = self.path.read_bytes()
+        complete = data.rfind(b"\n") + 1
+        if complete < len(data):
+            logger.warning("%s: dropping an unfinished last line", self.path)
+            with self.path.open("r+b") as file:
+                file.truncate(complete)
+        for number, line in enumerate(data[:complete].splitlines(), 1):
+            try:
+                record = json.loads(line)
+                record_id(record)
+            except (ValueError, KeyError, TypeError) as error:
+                raise ConfigurationError(
+                    f"{self.path}, line {number} is not a ledger record ({error}); "
+                    "restore the file from a copy, or start a new study"
+                ) from error
+            yield record
+
+
+def read_rows(path: Path) -> list[Record]:
+    """Return the rows of a trajectory's `metrics.jsonl`, without a torn last line."""
+    if not path.exists():
+        return []
+    rows = []
+    for line in path.read_bytes().split(b"\n")[:-1]:
+        try:
+            rows.append(json.loads(line))
+        except ValueError:
+            # Two attempts can leave a torn line between them; what it said was said again.
+            logger.warning("%s: skipping a line that is not JSON", path)
+    return rows
+
+
+RUN_COLUMNS = [
+    "study", "trajectory", "observation", "params", "params_non_embedding", "tokens",
+    "unique_tokens", "epochs", "flops", "flops_convention", "params_convention", "loss",
+    "loss_stderr", "train_loss", "lr", "lr_schedule", "batch_tokens", "seq_len", "kernel",
+    "noise_schedule", "objective", "weight_decay", "seed", "corpus", "tokenizer", "evaluator",
+    "cooled", "flops_spent", "device_seconds", "status",
+]  # fmt: skip
+
+
+def _run_row(config: TrajectoryConfig, record: Record, status: str) -> dict[str, Any]:
+    tokens = int(record.get("tokens") or config.tokens)
+    unique = min(tokens, config.unique_tokens)
+    return {
+        "study": config.study,
+        "trajectory": config.id,
+        "observation": record.get("observation"),
+        "params": config.params,
+        "params_non_embedding": config.params_non_embedding,
+        "tokens": tokens,
+        "unique_tokens": unique,
+        "epochs": tokens / unique,
+        "flops": 6.0 * config.params * tokens,
+        "flops_convention": "6ND",
+        "params_convention": "total",
+        "loss": record.get("loss"),
+        "loss_stderr": record.get("loss_stderr"),
+        "train_loss": record.get("train_loss"),
+        "lr": config.lr,
+        "lr_schedule": config.lr_schedule,
+        "batch_tokens": config.batch_tokens,
+        "seq_len": config.model.seq_len,
+        "kernel": config.diffusion.kernel,
+        "noise_schedule": config.diffusion.noise_schedule,
+        "objective": config.diffusion.objective,
+        "weight_decay": config.training.weight_decay,
+        "seed": config.seed,
+        "corpus": config.corpus_hash,
+        "tokenizer": config.tokenizer,
+        "evaluator": record.get("evaluator"),
+        "cooled": record.get("cooled"),
+        "flops_spent": record.get("flops_spent"),
+        "device_seconds": record.get("device_seconds"),
+        "status": status,
+    }
