@@ -60,18 +60,23 @@ class Ledger:
 
     Args:
         path: The JSON lines file; made when missing.
+        read_only: Look without touching the file, which a driver may be writing: what is
+            appended is known to this object alone.
 
     Raises:
         ConfigurationError: A line other than a torn last one is not a record.
         MachineError: The file cannot be written.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, read_only: bool = False) -> None:
         self.path = path
+        self._read_only = read_only
         self.trajectories: dict[str, TrajectoryState] = {}
         self._ids: set[str] = set()
         for record in self._read():
             self._apply(record)
+        if read_only:
+            return
         try:
             self._file = path.open("ab")
         except OSError as error:
@@ -85,19 +90,15 @@ class Ledger:
         if record_id(record) in self._ids:
             return False
         record = {**record, "time": record.get("time", round(time.time(), 3))}
-        line = json.dumps(record, allow_nan=False, separators=(",", ":")) + "\n"
-        try:
-            self._file.write(line.encode())
-            self._file.flush()
-            os.fsync(self._file.fileno())
-        except OSError as error:
-            raise MachineError(f"cannot write the ledger {self.path}: {error.strerror}") from error
+        if not self._read_only:
+            self._write(json.dumps(record, allow_nan=False, separators=(",", ":")) + "\n")
         self._apply(record)
         return True
 
     def close(self) -> None:
         """Close the file. Every record is already on the disk."""
-        self._file.close()
+        if not self._read_only:
+            self._file.close()
 
     def unfinished(self) -> list[TrajectoryState]:
         """Return the trajectories that were planned and have not ended, oldest first."""
@@ -132,12 +133,18 @@ class Ledger:
         """
         rows = []
         for state in self.trajectories.values():
-            status = state.ended["status"] if state.ended else "finished"
-            for record in state.observations:
-                rows.append(_run_row(state.config, record, "finished"))
+            rows += [_run_row(state.config, row, "finished") for row in state.observations]
             if not state.observations and state.ended is not None:
-                rows.append(_run_row(state.config, state.ended, status))
+                rows.append(_run_row(state.config, state.ended, state.ended["status"]))
         return pd.DataFrame(rows, columns=RUN_COLUMNS)
+
+    def _write(self, line: str) -> None:
+        try:
+            self._file.write(line.encode())
+            self._file.flush()
+            os.fsync(self._file.fileno())
+        except OSError as error:
+            raise MachineError(f"cannot write the ledger {self.path}: {error.strerror}") from error
 
     def _apply(self, record: Record) -> None:
         self._ids.add(record_id(record))
@@ -164,8 +171,9 @@ class Ledger:
         complete = data.rfind(b"\n") + 1
         if complete < len(data):
             logger.warning("%s: dropping an unfinished last line", self.path)
-            with self.path.open("r+b") as file:
-                file.truncate(complete)
+            if not self._read_only:
+                with self.path.open("r+b") as file:
+                    file.truncate(complete)
         for number, line in enumerate(data[:complete].splitlines(), 1):
             try:
                 record = json.loads(line)

@@ -1,0 +1,337 @@
+"""The campaign: asked for the next run, told what the runs report, and finished by the budget.
+
+An executor (Ray Tune, or the local one) owns the processes; the campaign owns the decisions:
+
+    answer = campaign.ask()          # a trajectory to run, WAIT or DONE
+        campaign.tell(row)           # every row that a trial reports
+        campaign.returned(trajectory)    # its process returned
+        campaign.lost(trajectory, why)   # its process died; it will be asked for again
+
+It knows neither Ray nor torch. All of its state is the ledger: a campaign that is opened on the
+folder of a killed one goes on where that one stopped.
+"""
+
+import enum
+import logging
+import math
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from typing import Protocol
+
+import pandas as pd
+
+from analysis.errors import AnalysisError
+from analysis.fitting.fit import Fit, fit_law
+from quokka_ray.campaign.budget import Account, account, projected_flops
+from quokka_ray.campaign.ledger import Ledger, Record, TrajectoryState, read_rows
+from quokka_ray.campaign.menu import Menu
+from quokka_ray.campaign.steering import Proposal, Steering
+from quokka_ray.corpus import TokenCorpus
+from quokka_ray.study.config import StudyConfig
+from quokka_ray.study.folder import StudyFolder
+from quokka_ray.study.trajectory import TrajectoryConfig
+
+logger = logging.getLogger(__name__)
+
+MAX_ATTEMPTS = 3
+"""Times that a trajectory is started before it is given up as failed."""
+
+
+class Answer(enum.Enum):
+    """What `Campaign.ask` says when it has no run to give."""
+
+    WAIT = "wait"
+    """Nothing fits now, but trials in flight may give budget back."""
+    DONE = "done"
+    """Nothing is left to run."""
+
+
+class Observer(Protocol):
+    """Whoever wants to watch a campaign: TensorBoard, the terminal."""
+
+    def planned(self, campaign: "Campaign", trajectory: TrajectoryConfig) -> None:
+        """A trajectory was planned."""
+
+    def told(self, campaign: "Campaign", row: Record) -> None:
+        """A row was reported: progress, observation, or ended."""
+
+    def refitted(self, campaign: "Campaign", fit: Fit) -> None:
+        """The law was refitted after an observation."""
+
+
+class Campaign:
+    """One study's decisions, on its ledger.
+
+    Args:
+        study: The study.
+        corpus: Its prepared corpus.
+        menu: The runs that it may buy.
+        folder: Its folder, locked by the caller.
+        observers: Told of everything that happens, in order.
+    """
+
+    def __init__(
+        self,
+        study: StudyConfig,
+        corpus: TokenCorpus,
+        menu: Menu,
+        folder: StudyFolder,
+        observers: Sequence[Observer] = (),
+    ) -> None:
+        self.study = study
+        self.corpus = corpus
+        self.folder = folder
+        self.observers = list(observers)
+        self.menu = menu
+        self.ledger = Ledger(folder.ledger)
+        self.ledger.merge_metrics(sorted(folder.trajectories.glob("*")))
+        self.fit: Fit | None = None
+        self.no_fit_because = "no observation yet"
+        self.stopping = False
+        self._steering = Steering(study, self.menu)
+        self._queue: list[str] = []
+        self._live: set[str] = set()
+        self._take_up()
+        if len(self.ledger.trajectories) > len(self._queue):
+            self._refit()
+
+    # Asking
+
+    def ask(self, propose: Callable[[], Proposal] | None = None) -> TrajectoryConfig | Answer:
+        """Return the next trajectory to run, or why there is none.
+
+        What an earlier driver, or a process that died, left unfinished comes first. A trajectory
+        that was given is in flight until `tell` hears that it ended, or `returned` or `lost`
+        that its process is gone.
+
+        Args:
+            propose: Makes the proposal in place of `Campaign.propose`, for an executor whose
+                search library wants to be asked first.
+        """
+        if self.stopping:
+            return self._idle()
+        if self._queue:
+            return self._start(self._queue[0])
+        limit = self.study.budget.trials
+        if limit is not None and len(self.ledger.trajectories) >= limit:
+            return self._idle()
+        if self.account.available < self.menu.smallest_cost:
+            return self._idle()
+        return self._start(self._plan((propose or self.propose)()))
+
+    def propose(self) -> Proposal:
+        """Return the next run that the steering would buy. Changes nothing."""
+        return self._steering.propose(
+            states=list(self.ledger.trajectories.values()),
+            fit=self.fit,
+            available=self.account.available,
+        )
+
+    # Telling
+
+    def tell(self, row: Record) -> None:
+        """Take a row that a trial reported: progress, an observation, or its end.
+
+        Rows may come twice; the second time they change nothing.
+        """
+        state = self.ledger.trajectories[row["trajectory"]]
+        kind = row["kind"]
+        new = True
+        if kind == "progress":
+            state.progress = row
+        else:
+            new = self.ledger.append(row)
+        if kind == "ended":
+            self._live.discard(row["trajectory"])
+        if not new:
+            return
+        if kind == "observation":
+            self._refit()
+        for observer in self.observers:
+            observer.told(self, row)
+
+    def returned(self, trajectory: str) -> None:
+        """A trajectory's process returned by itself: it ended, or it was asked to stop."""
+        self._reread(trajectory)
+        if self.ledger.trajectories[trajectory].ended is None and not self.stopping:
+            self.lost(trajectory, "it returned without an end")
+        self._live.discard(trajectory)
+
+    def lost(self, trajectory: str, reason: str) -> None:
+        """A trajectory's process died. It is run again, or given up after `MAX_ATTEMPTS`."""
+        self._live.discard(trajectory)
+        self._reread(trajectory)
+        state = self.ledger.trajectories[trajectory]
+        if state.ended is not None or self.stopping:
+            return
+        self._rewind(state)
+        if state.attempts >= MAX_ATTEMPTS:
+            self._end(state, "failed", f"{state.attempts} attempts; the last: {reason}")
+        elif self.account.available < 0:
+            self._end(state, "failed", f"no budget left to run it again; {reason}")
+        else:
+            self._queue.append(trajectory)
+
+    def stop(self) -> None:
+        """Give out no more runs."""
+        self.stopping = True
+
+    def close(self) -> None:
+        """Write the run table and close the ledger."""
+        self.runs().to_csv(self.folder.runs_csv, index=False)
+        self.ledger.close()
+
+    # Looking
+
+    @property
+    def account(self) -> Account:
+        """Where the budget stands."""
+        return account(self.study.budget.flops, self.ledger.trajectories.values())
+
+    @property
+    def live(self) -> frozenset[str]:
+        """The trajectories in flight."""
+        return frozenset(self._live)
+
+    @property
+    def start_plan(self) -> pd.DataFrame:
+        """The runs of the space-filling start: columns params, tokens, cost, price."""
+        return self._steering.start
+
+    def counts(self) -> dict[str, int]:
+        """Return how many trajectories have each status; `unfinished` counts what may go on."""
+        states = self.ledger.trajectories.values()
+        return dict(Counter(s.ended["status"] if s.ended else "unfinished" for s in states))
+
+    def runs(self) -> pd.DataFrame:
+        """Return the ledger as a run table."""
+        return self.ledger.runs()
+
+    # Inside
+
+    def _take_up(self) -> None:
+        """Queue what an earlier driver left unfinished, as far as the budget still holds it.
+
+        Work that a kill destroyed is charged; so what is left may not hold every trajectory's
+        remainder. Those that it does not hold end as `stopped`.
+        """
+        unfinished = self.ledger.unfinished()
+        for state in unfinished:
+            self._rewind(state)
+        room = self.account.available
+        for state in reversed(unfinished):
+            if room >= 0:
+                break
+            room += projected_flops(state) - state.flops_spent
+            self._end(state, "stopped", "the budget does not hold its remainder")
+        self._queue = [state.config.id for state in unfinished if state.ended is None]
+
+    def _rewind(self, state: TrajectoryState) -> None:
+        """Set a trajectory's position back to its last complete checkpoint."""
+        if state.progress is None:
+            return
+        checkpoints = self.folder.trajectory(state.config.id).glob("checkpoints/*/COMPLETE")
+        tokens = max((int(path.parent.name) for path in checkpoints), default=0)
+        state.progress = {**state.progress, "tokens": tokens}
+
+    def _reread(self, trajectory: str) -> None:
+        """Tell what a trajectory's own record holds: a report may have died with its process."""
+        for row in read_rows(self.folder.trajectory(trajectory) / "metrics.jsonl"):
+            self.tell(row)
+
+    def _idle(self) -> Answer:
+        return Answer.WAIT if self._live else Answer.DONE
+
+    def _plan(self, proposal: Proposal) -> str:
+        """Write `proposal` into the ledger, its cost reserved; return the trajectory's id."""
+        config = self._trajectory(proposal)
+        self.ledger.append(
+            {
+                "kind": "planned",
+                "trajectory": config.id,
+                "reason": proposal.reason,
+                "predicted": asdict(proposal.predicted) if proposal.predicted else None,
+                "lr_factor": proposal.lr_factor,
+                "reserved_flops": config.flops_exact,
+                "config": config.model_dump(mode="json"),
+            }
+        )
+        self._queue.append(config.id)
+        for observer in self.observers:
+            observer.planned(self, config)
+        return config.id
+
+    def _start(self, trajectory: str) -> TrajectoryConfig:
+        state = self.ledger.trajectories[trajectory]
+        self._queue.remove(trajectory)
+        self._live.add(trajectory)
+        self.ledger.append(
+            {"kind": "started", "trajectory": trajectory, "attempt": state.attempts + 1}
+        )
+        return state.config
+
+    def _end(self, state: TrajectoryState, status: str, reason: str) -> None:
+        row = {
+            "kind": "ended",
+            "trajectory": state.config.id,
+            "status": status,
+            "reason": reason,
+            "flops_spent": state.flops_spent,
+        }
+        self.ledger.append(row)
+        for observer in self.observers:
+            observer.told(self, row)
+
+    def _refit(self) -> None:
+        try:
+            self.fit = fit_law(
+                self.runs(),
+                law=self.study.law.name,
+                huber_delta=self.study.law.huber_delta,
+                bootstrap=self.study.law.bootstrap,
+                seed=self.study.seed,
+                lr_prior=self.study.training.lr,
+                weak_priors=True,
+            )
+        except AnalysisError as error:
+            self.no_fit_because = str(error)
+            return
+        for observer in self.observers:
+            observer.refitted(self, self.fit)
+
+    def _trajectory(self, proposal: Proposal) -> TrajectoryConfig:
+        index = len(self.ledger.trajectories)
+        rung = self.menu.rungs[proposal.params]
+        steps = proposal.tokens // rung.step_tokens
+        return TrajectoryConfig(
+            id=f"{index:04d}-N{_short(proposal.params)}-D{_short(proposal.tokens)}",
+            study=self.study.name,
+            corpus=self.corpus.path,
+            corpus_hash=self.corpus.hash,
+            tokenizer=self.corpus.tokenizer_id,
+            vocab_size=self.corpus.vocab_size,
+            model=self.study.model,
+            shape=rung.shape,
+            diffusion=self.study.diffusion,
+            training=self.study.training,
+            evaluation=self.study.evaluation,
+            tokens=proposal.tokens,
+            unique_tokens=self.menu.unique_tokens,
+            lr=proposal.lr,
+            lr_schedule=proposal.lr_schedule,
+            # Neighbouring studies share no seeds, and a trajectory's seed survives a resume.
+            seed=self.study.seed * 1_000_003 + index,
+            params=rung.params,
+            params_non_embedding=rung.params_non_embedding,
+            flops=6.0 * rung.params * proposal.tokens,
+            flops_exact=rung.cost(steps),
+        )
+
+
+def _short(count: float) -> str:
+    """Return a count for a file name: three significant digits and a suffix."""
+    for scale, suffix in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):
+        if count >= scale:
+            return f"{count / scale:.{max(0, 2 - int(math.log10(count / scale)))}f}{suffix}"
+    return str(int(count))

@@ -1,0 +1,75 @@
+"""An Optuna sampler whose choices are the campaign's.
+
+Through it a study of Optuna (and of Ray Tune's `OptunaSearch`) runs the steering: size and data
+come from the law, the other dimensions from Optuna's own estimator in relative coordinates.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import optuna
+from optuna.distributions import BaseDistribution, FloatDistribution, IntDistribution
+from optuna.samplers import BaseSampler
+
+from quokka_ray.campaign.factors import factor_space
+from quokka_ray.campaign.menu import Menu
+from quokka_ray.campaign.steering import Proposal
+from quokka_ray.study.config import SearchConfig
+
+
+def search_space(search: SearchConfig, menu: Menu) -> dict[str, BaseDistribution]:
+    """Return the whole static space: size, data and the relative dimensions."""
+    largest_tokens = max(menu.unique_tokens, int(menu.table["tokens"].max()))
+    return {
+        "params": IntDistribution(min(menu.rungs), max(menu.rungs), log=True),
+        "tokens": FloatDistribution(1.0, float(largest_tokens), log=True),
+        **factor_space(search),
+    }
+
+
+class SteeredSampler(BaseSampler):
+    """Samples what `propose` proposes.
+
+    Args:
+        space: The static space that proposals lie in.
+        propose: Returns the next run to buy.
+    """
+
+    def __init__(
+        self, space: dict[str, BaseDistribution], propose: Callable[[], Proposal]
+    ) -> None:
+        self._space = space
+        self._propose = propose
+        self.proposal: Proposal | None = None
+        """What was sampled last."""
+
+    def infer_relative_search_space(
+        self, study: optuna.Study, trial: optuna.trial.FrozenTrial
+    ) -> dict[str, BaseDistribution]:
+        """Return the whole space: all dimensions are placed together."""
+        return self._space
+
+    def sample_relative(
+        self,
+        study: optuna.Study,
+        trial: optuna.trial.FrozenTrial,
+        search_space: dict[str, BaseDistribution],
+    ) -> dict[str, Any]:
+        """Return the campaign's next proposal as Optuna's values."""
+        self.proposal = self._propose()
+        return {
+            "params": self.proposal.params,
+            "tokens": float(self.proposal.tokens),
+            "lr_factor": self.proposal.lr_factor,
+            "lr_schedule": self.proposal.lr_schedule,
+        }
+
+    def sample_independent(
+        self,
+        study: optuna.Study,
+        trial: optuna.trial.FrozenTrial,
+        param_name: str,
+        param_distribution: BaseDistribution,
+    ) -> Any:
+        """Refuse: a dimension outside the static space is a fault of ours."""
+        raise RuntimeError(f"{param_name} is not in the search space of the study")

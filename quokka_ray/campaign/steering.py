@@ -1,0 +1,217 @@
+"""Steering: which run to buy next.
+
+A start that fills the space comes first: several sizes at each of a few shared prices, cheap ones
+first, so that both arms of each IsoFLOP curve are seen before any law is trusted. From then on
+the law that was refitted last places size and data where a run cuts the uncertainty of the
+target's answer most per FLOP, and Optuna places the other dimensions around it.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from analysis.design import Target, score_candidates
+from analysis.fitting.fit import Fit
+from analysis.units import format_quantity
+from quokka_ray.campaign.factors import Scored, suggest_factors
+from quokka_ray.campaign.ledger import TrajectoryState
+from quokka_ray.campaign.menu import Menu
+from quokka_ray.study.config import StudyConfig
+
+START_SIZES = 6
+"""Sizes at each price of the start."""
+
+START_RATIO = math.sqrt(10.0)
+"""Ratio of neighbouring prices of the start."""
+
+COST_EXPONENT = 0.4
+"""A candidate's score is divided by its cost to this power: under 1, so that a few larger runs
+are bought although many small ones carry more information on a law that is taken to be right."""
+
+DIVERGED_EXCESS = 1.0
+"""What a diverged trial scores: far worse than any that trained."""
+
+LARGEST_SHARE = 1 / 3
+"""A run costs at most this share of what was spent before it."""
+
+
+@dataclass(frozen=True)
+class Predicted:
+    """The loss that the law expects of a run before it is trained: nats per token, 90 %."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """A run worth buying, and why."""
+
+    params: int
+    tokens: int
+    cost: float
+    lr: float
+    lr_factor: float
+    lr_schedule: str
+    reason: str
+    predicted: Predicted | None
+
+
+def start_design(study: StudyConfig, menu: Menu) -> pd.DataFrame:
+    """Return the space-filling start.
+
+    Returns:
+        Columns params, tokens, cost, price; cheap prices first, within a price from the middle
+        sizes outward. Its total cost is at most `search.initial_fraction` of the budget, or one
+        price level if even that does not fit.
+    """
+    allowance = study.search.initial_fraction * study.budget.flops
+    rows: list[pd.DataFrame] = []
+    price, spent = study.search.run_flops.low, 0.0
+    while price <= study.search.run_flops.high * (1 + 1e-9):
+        level = _level(menu, price)
+        cost = float(level["cost"].sum()) if not level.empty else 0.0
+        if rows and spent + cost > allowance:
+            break
+        if not level.empty:
+            rows.append(level)
+        spent += cost
+        price *= START_RATIO
+    if not rows:
+        return menu.table.head(0).assign(price=[])
+    return pd.concat(rows, ignore_index=True)
+
+
+def _level(menu: Menu, price: float) -> pd.DataFrame:
+    """Return the runs at one price: sizes spread evenly in the logarithm."""
+    runs = menu.at_price(price)
+    if runs.empty:
+        return runs.assign(price=price)
+    sizes = np.log(runs["params"].to_numpy(float))
+    ideal = np.linspace(sizes[0], sizes[-1], START_SIZES)
+    chosen = sorted({int(np.abs(sizes - want).argmin()) for want in ideal})
+    middle = (len(chosen) - 1) / 2
+    outward = sorted(range(len(chosen)), key=lambda position: abs(position - middle))
+    return runs.iloc[[chosen[position] for position in outward]].assign(price=price)
+
+
+class Steering:
+    """Chooses runs for one study.
+
+    Args:
+        study: The study.
+        menu: The runs that it may buy.
+    """
+
+    def __init__(self, study: StudyConfig, menu: Menu) -> None:
+        self._study = study
+        self._menu = menu
+        self.start = start_design(study, menu)
+
+    def propose(
+        self, states: Sequence[TrajectoryState], fit: Fit | None, available: float
+    ) -> Proposal:
+        """Return the next run.
+
+        Args:
+            states: Every trajectory planned so far.
+            fit: The law as it stands, if there is one.
+            available: Exact FLOPs that the run may cost; at least the menu's cheapest run.
+        """
+        params, tokens, cost, reason = self._place(states, fit, available)
+        center = self._lr_center(fit, params, tokens)
+        factors = suggest_factors(
+            self._study.search,
+            [self._score(state, fit) for state in states if _counts(state)],
+            seed=self._study.seed * 1_000_003 + len(states),
+        )
+        predicted = None
+        if fit is not None:
+            prediction = fit.predict(params, tokens)
+            predicted = Predicted(
+                float(prediction.value), float(prediction.low), float(prediction.high)
+            )
+        return Proposal(
+            params=params,
+            tokens=tokens,
+            cost=cost,
+            lr=center * factors["lr_factor"],
+            lr_factor=factors["lr_factor"],
+            lr_schedule=factors["lr_schedule"],
+            reason=reason,
+            predicted=predicted,
+        )
+
+    def _place(
+        self, states: Sequence[TrajectoryState], fit: Fit | None, available: float
+    ) -> tuple[int, int, float, str]:
+        planned = {(state.config.params, state.config.tokens) for state in states}
+        for row in self.start.itertuples():
+            if (row.params, row.tokens) not in planned and row.cost <= available:
+                reason = f"start: IsoFLOP at {row.price:.2g} FLOPs"
+                return int(row.params), int(row.tokens), float(row.cost), reason
+        spent = sum(state.flops_spent for state in states)
+        ceiling = max(spent * LARGEST_SHARE, self._menu.smallest_cost)
+        candidates = self._menu.affordable(min(available, ceiling))
+        if fit is None:
+            rng = np.random.default_rng([self._study.seed, len(states)])
+            chosen = candidates.iloc[int(rng.integers(len(candidates)))]
+            reason = "at random: no law yet"
+        else:
+            pending = pd.DataFrame(
+                [
+                    (state.config.params, state.config.tokens)
+                    for state in states
+                    if state.ended is None and not state.observations
+                ],
+                columns=["params", "tokens"],
+            )
+            scores = score_candidates(
+                fit,
+                candidates,
+                pending,
+                Target(
+                    flops=self._study.target.flops,
+                    tolerance_params=self._study.target.tolerance_params,
+                    tolerance_loss=self._study.target.tolerance_loss,
+                ),
+                exponent=COST_EXPONENT,
+            )
+            best = int(np.argmax(scores.score))
+            chosen = candidates.iloc[best]
+            reason = (
+                f"cuts the target's variance by {scores.reduction[best]:.0%} for "
+                f"{chosen['cost'] / self._study.budget.flops:.1%} of the budget "
+                f"({format_quantity(chosen['cost'])} FLOPs)"
+            )
+        return int(chosen["params"]), int(chosen["tokens"]), float(chosen["cost"]), reason
+
+    def _lr_center(self, fit: Fit | None, params: float, tokens: float) -> float:
+        if fit is None or fit.response is None:
+            return self._study.training.lr
+        return float(fit.response.lr_optimum(params, tokens))
+
+    def _score(self, state: TrajectoryState, fit: Fit | None) -> Scored:
+        config = state.config
+        factor = config.lr / self._lr_center(fit, config.params, config.tokens)
+        excess: float | None = None
+        if state.ended is not None and state.ended["status"] == "diverged":
+            excess = DIVERGED_EXCESS
+        elif state.observations:
+            loss = float(state.observations[-1]["loss"])
+            # Without a law the losses of different sizes do not compare: all score alike.
+            excess = (
+                math.log(loss / float(fit.predict(config.params, config.tokens).value))
+                if fit is not None
+                else 0.0
+            )
+        return Scored(factor, config.lr_schedule, excess)
+
+
+def _counts(state: TrajectoryState) -> bool:
+    """Return whether Optuna learns from a trajectory: not from one that failed or was stopped."""
+    return bool(state.observations) or state.ended is None or state.ended["status"] == "diverged"

@@ -1,0 +1,56 @@
+"""`doctor`: what this machine has for a search."""
+
+import argparse
+import importlib.metadata
+import json
+import os
+import platform
+import shutil
+from pathlib import Path
+from typing import Any
+
+from quokka_ray.cli.output import say
+
+LIBRARIES = ("ray", "torch", "optuna", "datasets", "tokenizers", "tensorboard", "scipy", "pandas")
+
+
+def add_verbs(verbs: Any) -> None:
+    """Add the verb to the parser."""
+    parser = verbs.add_parser("doctor", help="say what this machine has for a search")
+    parser.add_argument("--storage", type=Path, default=Path("runs"), help="where studies go")
+    parser.add_argument("--json", action="store_true")
+    parser.set_defaults(func=examine)
+
+
+def examine(options: argparse.Namespace) -> int:
+    """Print versions, devices and storage; exit 3 when a search could not run here."""
+    findings = _findings(options.storage)
+    if options.json:
+        say(json.dumps(findings))
+    else:
+        for name, value in findings.items():
+            say(f"{name:<12} {value}")
+    missing = [name for name in LIBRARIES if findings[name] is None]
+    return 3 if missing or not findings["writable"] else 0
+
+
+def _findings(storage: Path) -> dict[str, Any]:
+    findings: dict[str, Any] = {"python": platform.python_version()}
+    for name in LIBRARIES:
+        try:
+            findings[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            findings[name] = None
+    findings["cpus"] = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None
+    findings["gpus"] = _gpus() if findings["torch"] else []
+    parent = next(path for path in [storage, *storage.absolute().parents] if path.exists())
+    findings["storage"] = str(storage)
+    findings["writable"] = os.access(parent, os.W_OK)
+    findings["free_gb"] = round(shutil.disk_usage(parent).free / 1e9, 1)
+    return findings
+
+
+def _gpus() -> list[str]:
+    import torch
+
+    return [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]

@@ -1,0 +1,113 @@
+"""`train`: one given run, without a search."""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from analysis.units import format_quantity, parse_quantity
+from quokka_ray.cli.output import note, say
+from quokka_ray.errors import ConfigurationError
+from quokka_ray.study.loader import load_study
+
+
+def add_verbs(verbs: Any) -> None:
+    """Add the verb to the parser."""
+    parser = verbs.add_parser("train", help="train one model of a study's family")
+    parser.add_argument("study", nargs="+", help="study files: corpus, model family, recipe")
+    parser.add_argument(
+        "--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE"
+    )
+    parser.add_argument("--params", type=parse_quantity, required=True, help="such as 15k or 300M")
+    parser.add_argument("--tokens", type=parse_quantity, required=True, help="such as 1M or 20B")
+    parser.add_argument("--lr", type=parse_quantity, help="peak; unset: training.lr")
+    parser.add_argument("--lr-schedule", choices=["wsd", "cosine", "constant"], default="wsd")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--device", help="such as cpu or cuda:0; unset: a GPU where there is one")
+    parser.add_argument("--out", type=Path, required=True, help="folder of the run")
+    parser.add_argument("--json", action="store_true")
+    parser.set_defaults(func=run_train)
+
+
+def run_train(options: argparse.Namespace) -> int:
+    """Train, resuming from the folder's last checkpoint if it holds one of the same run."""
+    import torch
+
+    from quokka_ray.campaign.menu import price
+    from quokka_ray.cluster.driver import prepare_study
+    from quokka_ray.cluster.interrupt import interruptible
+    from quokka_ray.model.shapes import shape_for
+    from quokka_ray.study.trajectory import TrajectoryConfig
+    from quokka_ray.training.run import train
+
+    study = load_study(options.study, options.overrides)
+    prepared = prepare_study(study, note)
+    corpus, menu = prepared.corpus, prepared.menu
+    shape = shape_for(options.params, study.model, corpus.vocab_size)
+    rung = price(shape, study, corpus.vocab_size)
+    steps = round(options.tokens / rung.step_tokens)
+    if steps < 1:
+        raise ConfigurationError(
+            f"--tokens {format_quantity(options.tokens)} is less than one optimiser step of "
+            f"{rung.step_tokens:,} tokens"
+        )
+    config = TrajectoryConfig(
+        id=options.out.name,
+        study=study.name,
+        corpus=corpus.path,
+        corpus_hash=corpus.hash,
+        tokenizer=corpus.tokenizer_id,
+        vocab_size=corpus.vocab_size,
+        model=study.model,
+        shape=rung.shape,
+        diffusion=study.diffusion,
+        training=study.training,
+        evaluation=study.evaluation,
+        tokens=steps * rung.step_tokens,
+        unique_tokens=menu.unique_tokens,
+        lr=options.lr or study.training.lr,
+        lr_schedule=options.lr_schedule,
+        seed=options.seed,
+        params=rung.params,
+        params_non_embedding=rung.params_non_embedding,
+        flops=6.0 * rung.params * steps * rung.step_tokens,
+        flops_exact=rung.cost(steps),
+    )
+    stop = False
+
+    def request_stop() -> None:
+        nonlocal stop
+        stop = True
+
+    with interruptible(request_stop) as interruption:
+        outcome = train(
+            config,
+            options.out,
+            report=_print_row if sys.stderr.isatty() else lambda row: None,
+            should_stop=lambda: stop,
+            device=options.device or ("cuda" if torch.cuda.is_available() else "cpu"),
+            threads=study.resources.threads,
+        )
+    if outcome.status == "interrupted":
+        note("stopped after a checkpoint; the same command goes on")
+        return interruption.exit_code
+    answer = {
+        "status": outcome.status,
+        "params": config.params,
+        "tokens": outcome.tokens,
+        "loss": outcome.loss,
+        "loss_stderr": outcome.loss_stderr,
+        "flops_spent": outcome.flops_spent,
+    }
+    if options.json:
+        say(json.dumps(answer))
+    else:
+        for name, value in answer.items():
+            say(f"{name:<12} {value}")
+    return 0
+
+
+def _print_row(row: dict[str, Any]) -> None:
+    if row["kind"] == "progress":
+        note(f"{format_quantity(row['tokens']):>8} tokens  training loss {row['train_loss']:.4f}")

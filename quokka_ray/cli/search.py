@@ -1,0 +1,236 @@
+"""`prepare`, `plan`, `search`, `resume`, `status`: a study from its file to its law."""
+
+import argparse
+import json
+import shlex
+from pathlib import Path
+from typing import Any
+
+from analysis.units import format_quantity
+from quokka_ray.campaign.menu import Rung
+from quokka_ray.cli.output import note, say
+from quokka_ray.study.config import StudyConfig
+from quokka_ray.study.loader import load_study
+
+
+def add_verbs(verbs: Any) -> None:
+    """Add the verbs to the parser."""
+    prepare = verbs.add_parser("prepare", help="make a study's corpus: text to tokens on disk")
+    _add_study(prepare)
+    prepare.add_argument("--json", action="store_true")
+    prepare.set_defaults(func=run_prepare)
+
+    plan = verbs.add_parser("plan", help="show what a search would run and cost; starts nothing")
+    _add_study(plan)
+    plan.add_argument("--json", action="store_true")
+    plan.set_defaults(func=run_plan)
+
+    search = verbs.add_parser("search", help="run a study's search to the end of its budget")
+    _add_study(search)
+    search.add_argument("--resume", action="store_true", help="go on with the study in the folder")
+    search.add_argument("--overwrite", action="store_true", help="delete the study in the folder")
+    _add_execution(search)
+    search.set_defaults(func=run_search)
+
+    resume = verbs.add_parser("resume", help="go on with a study that was stopped or killed")
+    resume.add_argument("folder", type=Path, help="the study's folder, such as runs/smoke")
+    _add_set(resume)
+    _add_execution(resume)
+    resume.set_defaults(func=run_resume)
+
+    status = verbs.add_parser("status", help="say where a study stands, and why each run was made")
+    status.add_argument("folder", type=Path, help="the study's folder, such as runs/smoke")
+    status.add_argument("--json", action="store_true")
+    status.set_defaults(func=run_status)
+
+
+def _add_study(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "study",
+        nargs="+",
+        help="study files, later ones override; a bare name is looked up in search_spaces/",
+    )
+    _add_set(parser)
+
+
+def _add_set(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--set",
+        dest="overrides",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="override one value, such as --set budget.flops=1e13",
+    )
+
+
+def _add_execution(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--executor",
+        choices=["ray", "local"],
+        default="ray",
+        help="ray: trials side by side on a cluster; local: one at a time in this process",
+    )
+    parser.add_argument(
+        "--strict", action="store_true", help="end with code 4 if a trial failed for good"
+    )
+    parser.add_argument("--json", action="store_true", help="print the recommendation as JSON")
+
+
+def run_prepare(options: argparse.Namespace) -> int:
+    """Prepare the corpus and print its card."""
+    from quokka_ray.corpus import TokenCorpus, prepare
+
+    study = load_study(options.study, options.overrides)
+    corpus = TokenCorpus.open(prepare(study.corpus, progress=note))
+    if options.json:
+        say(json.dumps({"path": str(corpus.path), **corpus.card}))
+    else:
+        say(f"{'path':<22} {corpus.path}")
+        for name, value in corpus.card.items():
+            say(f"{name:<22} {value}")
+    return 0
+
+
+def run_plan(options: argparse.Namespace) -> int:
+    """Print the start, its price, and how many runs the budget holds."""
+    from quokka_ray.campaign.steering import start_design
+    from quokka_ray.cluster.driver import prepare_study
+
+    study = load_study(options.study, options.overrides)
+    prepared = prepare_study(study, note)
+    menu, start = prepared.menu, start_design(study, prepared.menu)
+    sizes = list(menu.rungs.values())
+    left = study.budget.flops - float(start["cost"].sum())
+    largest = float(menu.table["cost"].max())
+    answer = {
+        "study": study.name,
+        "budget_flops": study.budget.flops,
+        "target_flops": study.target.flops,
+        "corpus": str(prepared.corpus.path),
+        "train_tokens": prepared.corpus.train_tokens,
+        "sizes": [{"params": rung.params, **rung.shape.model_dump()} for rung in sizes],
+        "cheapest_run_flops": menu.smallest_cost,
+        "largest_run_flops": largest,
+        "start": start.to_dict("records"),
+        "start_flops": float(start["cost"].sum()),
+        "trials_at_least": len(start) + int(left // largest),
+        "trials_at_most": len(start) + int(left // menu.smallest_cost),
+    }
+    if options.json:
+        say(json.dumps(answer))
+        return 0
+    say(f"study    {study.name}: {study.budget.flops:.3g} exact FLOPs in all, toward a law at "
+        f"{study.target.flops:.3g} FLOPs (6ND)")  # fmt: skip
+    say(f"corpus   {format_quantity(prepared.corpus.train_tokens)} training tokens, "
+        f"vocabulary {prepared.corpus.vocab_size}, in {prepared.corpus.path}")  # fmt: skip
+    say(f"sizes    {len(sizes)}: from {_size(sizes[0])} to {_size(sizes[-1])}")
+    say(f"runs     from {menu.smallest_cost:.3g} to {largest:.3g} FLOPs each")
+    say(f"\nthe start: {len(start)} runs, {answer['start_flops'] / study.budget.flops:.0%} "
+        "of the budget")  # fmt: skip
+    say(f"{'params':>10} {'tokens':>10} {'D/N':>8} {'FLOPs':>10}")
+    for row in start.itertuples():
+        say(f"{format_quantity(row.params):>10} {format_quantity(row.tokens):>10} "
+            f"{row.tokens / row.params:>8.1f} {row.cost:>10.3g}")  # fmt: skip
+    say(f"\nthen the law steers: {answer['trials_at_least'] - len(start)} to "
+        f"{answer['trials_at_most'] - len(start)} more runs, as it turns out")  # fmt: skip
+    return 0
+
+
+def _size(rung: Rung) -> str:
+    shape = rung.shape
+    return f"{format_quantity(rung.params)} (width {shape.d_model}, {shape.layers} layers)"
+
+
+def run_search(options: argparse.Namespace) -> int:
+    """Run the search of a study file."""
+    study = load_study(options.study, options.overrides)
+    return _search(study, options, resume=options.resume, overwrite=options.overwrite)
+
+
+def run_resume(options: argparse.Namespace) -> int:
+    """Go on with the study of a folder."""
+    from quokka_ray.study.folder import saved_study
+
+    study = saved_study(options.folder, options.overrides)
+    return _search(study, options, resume=True, overwrite=False)
+
+
+def _search(
+    study: StudyConfig, options: argparse.Namespace, *, resume: bool, overwrite: bool
+) -> int:
+    from analysis.errors import FitError
+    from quokka_ray.cluster.driver import Outcome
+    from quokka_ray.cluster.driver import run_search as drive
+    from quokka_ray.reporting.live import LiveView, final_report
+    from quokka_ray.reporting.watch import Watch
+
+    with LiveView() as view:
+        outcome: Outcome = drive(
+            study,
+            resume=resume,
+            overwrite=overwrite,
+            executor=options.executor,
+            observers=lambda study, folder: [Watch(study, folder, view)],
+            progress=note,
+        )
+    if outcome.interrupted:
+        command = shlex.join(["quokka-ray", "resume", str(study.folder)])
+        note(f"stopped; everything is kept. Go on with:\n    {command}")
+        return outcome.interrupted
+    if outcome.fit is None:
+        raise FitError(f"the search is done, but there is no law: {outcome.no_fit_because}")
+    final_report(study, outcome, as_json=options.json)
+    if options.strict and outcome.counts.get("failed"):
+        note(f"{outcome.counts['failed']} trials failed")
+        return 4
+    return 0
+
+
+def run_status(options: argparse.Namespace) -> int:
+    """Print every trajectory of a study with its reason, and the budget."""
+    from quokka_ray.campaign.budget import account
+    from quokka_ray.campaign.ledger import Ledger
+    from quokka_ray.study.folder import saved_study
+
+    study = saved_study(options.folder, [])
+    ledger = Ledger(options.folder / "ledger.jsonl", read_only=True)
+    ledger.merge_metrics(sorted((options.folder / "trajectories").glob("*")))
+    states = list(ledger.trajectories.values())
+    stand = account(study.budget.flops, states)
+    rows = [
+        {
+            "trajectory": state.config.id,
+            "params": state.config.params,
+            "tokens": state.config.tokens,
+            "lr": state.config.lr,
+            "lr_schedule": state.config.lr_schedule,
+            "status": state.ended["status"] if state.ended else "unfinished",
+            "loss": state.observations[-1]["loss"] if state.observations else None,
+            "predicted": state.planned["predicted"],
+            "flops_spent": state.flops_spent,
+            "reason": state.planned["reason"],
+        }
+        for state in states
+    ]
+    if options.json:
+        answer = {"study": study.name, "budget_flops": stand.cap, "flops_spent": stand.spent}
+        say(json.dumps({**answer, "trajectories": rows}))
+        return 0
+    say(f"study {study.name}: {stand.spent:.3g} of {stand.cap:.3g} FLOPs spent "
+        f"({stand.spent / stand.cap:.0%}), {len(rows)} trajectories")  # fmt: skip
+    say(f"{'trajectory':<24} {'status':<11} {'loss':>7} {'predicted':>17} {'lr':>8}  reason")
+    for row in rows:
+        say(f"{row['trajectory']:<24} {row['status']:<11} {_number(row['loss']):>7} "
+            f"{_interval(row['predicted']):>17} {row['lr']:>8.2g}  {row['reason']}")  # fmt: skip
+    return 0
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
+
+
+def _interval(predicted: dict[str, float] | None) -> str:
+    if predicted is None:
+        return "-"
+    return f"{predicted['low']:.3f} to {predicted['high']:.3f}"

@@ -1,0 +1,126 @@
+"""The driver: one search from study file to law, in one process, resumable after any end."""
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from analysis.fitting.fit import Fit
+from quokka_ray.campaign.campaign import Campaign, Observer
+from quokka_ray.campaign.menu import Menu
+from quokka_ray.cluster.interrupt import interruptible
+from quokka_ray.cluster.local import run_locally
+from quokka_ray.cluster.tune import run_on_ray
+from quokka_ray.corpus import TokenCorpus, prepare
+from quokka_ray.study.config import StudyConfig
+from quokka_ray.study.folder import StudyFolder, open_folder
+
+logger = logging.getLogger(__name__)
+
+ObserverFactory = Callable[[StudyConfig, StudyFolder], Sequence[Observer]]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a search ended.
+
+    Attributes:
+        fit: The law as it stands; None when there were too few runs.
+        no_fit_because: Why there is none.
+        law_folder: Where the law was exported; None without one.
+        counts: Trajectories by status; `unfinished` for those that a resume goes on with.
+        interrupted: Exit code of the signal that stopped the search; 0 without one.
+    """
+
+    fit: Fit | None
+    no_fit_because: str
+    law_folder: Path | None
+    counts: dict[str, int]
+    interrupted: int
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A study whose corpus is ready and whose runs are priced: nothing was started yet."""
+
+    corpus: TokenCorpus
+    menu: Menu
+
+
+def prepare_study(study: StudyConfig, progress: Callable[[str], None] | None = None) -> Prepared:
+    """Prepare the corpus and price the runs.
+
+    Raises:
+        ConfigurationError: The corpus, the ranges or the budget cannot be used.
+    """
+    corpus = TokenCorpus.open(prepare(study.corpus, progress=progress))
+    # Too short a validation split is found here, not in the first trial.
+    corpus.validation_windows(
+        study.model.seq_len, study.evaluation.sequences, study.evaluation.seed
+    )
+    return Prepared(corpus, Menu(study, corpus.vocab_size, corpus.train_tokens))
+
+
+def run_search(
+    study: StudyConfig,
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+    executor: str = "ray",
+    observers: ObserverFactory = lambda study, folder: (),
+    progress: Callable[[str], None] | None = None,
+) -> Outcome:
+    """Run a study's search to the end of its budget, or until a signal stops it.
+
+    Args:
+        study: The study; on a resume, with the budget and resources of the resume.
+        resume: Go on with the study that the folder holds.
+        overwrite: Delete the study that the folder holds.
+        executor: `ray`, or `local`: one trial at a time in this process.
+        observers: Makes what watches the campaign, once its folder is open.
+        progress: Told what is being prepared, a line at a time.
+
+    Raises:
+        ConfigurationError: The study, its corpus or its folder cannot be used.
+        MachineError: Storage is not writable, or the cluster has no room.
+    """
+    prepared = prepare_study(study, progress)
+    with open_folder(study, resume=resume, overwrite=overwrite) as folder:
+        stop_file = folder.root / "stop"
+        stop_file.unlink(missing_ok=True)
+        campaign = Campaign(
+            study, prepared.corpus, prepared.menu, folder, observers(study, folder)
+        )
+        campaign.start_plan.to_csv(folder.plan_csv, index=False)
+
+        def stop() -> None:
+            campaign.stop()
+            stop_file.touch()
+
+        try:
+            with interruptible(stop) as interruption:
+                run = run_on_ray if executor == "ray" else run_locally
+                run(campaign, stop_file)
+        finally:
+            stop_file.unlink(missing_ok=True)
+            campaign.close()
+        law_folder = None
+        if campaign.fit is not None:
+            law_folder = _export(campaign.fit, folder, study)
+        return Outcome(
+            fit=campaign.fit,
+            no_fit_because=campaign.no_fit_because,
+            law_folder=law_folder,
+            counts=campaign.counts(),
+            interrupted=interruption.exit_code,
+        )
+
+
+def _export(fit: Fit, folder: StudyFolder, study: StudyConfig) -> Path:
+    """Write the law as it stands into the next numbered folder of `laws/`."""
+    from analysis.export import export_law
+
+    number = 1 + max((int(path.name) for path in folder.laws.glob("[0-9]*")), default=0)
+    target = folder.laws / f"{number:04d}"
+    export_law(fit, target, target_flops=study.target.flops)
+    return target

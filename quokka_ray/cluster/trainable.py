@@ -1,0 +1,71 @@
+"""What Ray runs for one trajectory: the training function, its reports and its stop flag.
+
+Importing this module imports neither Ray nor torch; a worker imports them when it trains.
+"""
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+from quokka_ray.study.trajectory import TrajectoryConfig
+
+ROW = "row"
+"""Key under which a row travels through Tune, as JSON: Tune adds its own keys beside it."""
+
+STOP_POLL_SECONDS = 0.2
+
+
+class StopFlag:
+    """True once a file exists. Looking costs a clock reading, and a stat a few times a second."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._next_look = 0.0
+        self._raised = False
+
+    def __call__(self) -> bool:
+        """Return whether the flag was raised."""
+        now = time.monotonic()
+        if not self._raised and now >= self._next_look:
+            self._raised = self._path.exists()
+            self._next_look = now + STOP_POLL_SECONDS
+        return self._raised
+
+
+def trial_config(
+    trajectory: TrajectoryConfig, folder: Path, stop_file: Path, threads: int
+) -> dict[str, Any]:
+    """Return the Tune configuration of a trial: constants that say what `run_trial` runs."""
+    return {
+        "id": trajectory.id,
+        "trajectory": trajectory.model_dump_json(),
+        "folder": str(folder),
+        "stop_file": str(stop_file),
+        "threads": threads,
+    }
+
+
+def run_trial(config: dict[str, Any]) -> None:
+    """Train one trajectory inside a Tune trial, on the device that Ray assigned.
+
+    The stop is cooperative: the loop looks at the flag and returns by itself.
+    """
+    import torch
+    from filelock import FileLock
+    from ray import tune
+
+    from quokka_ray.training.run import train
+
+    folder = Path(config["folder"])
+    folder.mkdir(parents=True, exist_ok=True)
+    # A worker that outlives its killed driver by a moment must not write beside its successor.
+    with FileLock(folder / ".lock", timeout=60):
+        train(
+            TrajectoryConfig.model_validate_json(config["trajectory"]),
+            folder,
+            report=lambda row: tune.report({ROW: json.dumps(row)}),
+            should_stop=StopFlag(Path(config["stop_file"])),
+            device="cuda" if torch.cuda.is_available() else "cpu",
+            threads=config["threads"],
+        )
