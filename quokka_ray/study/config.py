@@ -13,14 +13,21 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 from analysis.units import parse_quantity
 
 
+def _quantity(value: Any) -> float:
+    # A TypeError would leave pydantic as it is, without the key that it belongs to.
+    if not isinstance(value, (str, int, float)):
+        raise ValueError(f"{value!r} is not a quantity; write a number such as 300M or 1e18")
+    return parse_quantity(value)
+
+
 def _count(value: Any) -> int:
-    number = parse_quantity(value)
+    number = _quantity(value)
     if number != round(number):
         raise ValueError(f"{value!r} is not a whole number")
     return int(number)
 
 
-Quantity = Annotated[float, BeforeValidator(parse_quantity)]
+Quantity = Annotated[float, BeforeValidator(_quantity)]
 """A number that may carry a unit in the file: `1e18`, `300M`."""
 
 Count = Annotated[int, BeforeValidator(_count)]
@@ -32,7 +39,9 @@ LRScheduleName = Literal["wsd", "cosine", "constant"]
 class Section(BaseModel):
     """Base of all sections: immutable, and unknown keys are errors."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, protected_namespaces=(), allow_inf_nan=False
+    )
 
 
 class Range(Section):
@@ -71,7 +80,7 @@ class CorpusConfig(Section):
     revision: str | None = None
     tokenizer: str = "bytes"
     """`bytes`, or the path of a `tokenizers` JSON file."""
-    validation_fraction: float = Field(0.02, gt=0, lt=0.5)
+    validation_fraction: float = Field(default=0.02, gt=0, lt=0.5)
     seed: int = 0
     cache: Path | None = None
     """Where prepared corpora are kept; unset: `~/.cache/quokka-ray/corpora`."""
@@ -99,12 +108,12 @@ class CorpusConfig(Section):
 class ModelConfig(Section):
     """The family of models: what all sizes of a study share. `model/shapes.py` makes sizes."""
 
-    seq_len: int = Field(2048, ge=2)
-    head_dim: int = Field(64, ge=2, multiple_of=2)
+    seq_len: int = Field(default=2048, ge=2)
+    head_dim: int = Field(default=64, ge=2, multiple_of=2)
     """Width of one attention head; every width of the family is a multiple of it."""
-    ffn_multiple: int = Field(64, ge=1)
+    ffn_multiple: int = Field(default=64, ge=1)
     """The gated width is 8/3 of the model width, rounded to a multiple of this."""
-    rope_base: float = Field(10_000.0, gt=1)
+    rope_base: float = Field(default=10_000.0, gt=1)
     qk_norm: bool = True
     embedding_norm: bool = False
     """RMSNorm on the embeddings on their way in."""
@@ -112,8 +121,8 @@ class ModelConfig(Section):
     """Width of a depthwise convolution before attention (odd); 0: none."""
     zero_init_residual: bool = False
     """Output projections of attention and feed-forward start at zero; else at 0.02 as the rest."""
-    init_std: float = Field(0.02, gt=0)
-    norm_eps: float = Field(1e-6, gt=0)
+    init_std: float = Field(default=0.02, gt=0)
+    norm_eps: float = Field(default=1e-6, gt=0)
 
     @model_validator(mode="after")
     def _convolution_is_centred(self) -> Self:
@@ -128,7 +137,7 @@ class DiffusionConfig(Section):
     kernel: Literal["mask"] = "mask"
     noise_schedule: Literal["linear"] = "linear"
     objective: Literal["elbo"] = "elbo"
-    weight_power: float = Field(1.0, ge=0, le=1)
+    weight_power: float = Field(default=1.0, ge=0, le=1)
     """The training weight is (L/k) ** weight_power; 1 is the ELBO. Validation always uses 1."""
 
 
@@ -139,24 +148,24 @@ class TrainingConfig(Section):
     """`muon`: Muon on the blocks' matrices, AdamW on everything else."""
     lr: Annotated[Quantity, Field(gt=0)] = 2e-4
     """Peak learning rate at the centre of the search; the prior of the learning-rate law."""
-    muon_lr_ratio: float = Field(1.0, gt=0)
+    muon_lr_ratio: float = Field(default=1.0, gt=0)
     """Muon's learning rate over AdamW's."""
-    muon_momentum: float = Field(0.95, ge=0, lt=1)
-    beta1: float = Field(0.9, ge=0, lt=1)
-    beta2: float = Field(0.95, ge=0, lt=1)
-    eps: float = Field(1e-8, gt=0)
-    weight_decay: float = Field(0.1, ge=0)
-    grad_clip: float = Field(1.0, gt=0)
-    batch_sequences: int = Field(256, ge=2, multiple_of=2)
+    muon_momentum: float = Field(default=0.95, ge=0, lt=1)
+    beta1: float = Field(default=0.9, ge=0, lt=1)
+    beta2: float = Field(default=0.95, ge=0, lt=1)
+    eps: float = Field(default=1e-8, gt=0)
+    weight_decay: float = Field(default=0.1, ge=0)
+    grad_clip: float = Field(default=1.0, gt=0)
+    batch_sequences: int = Field(default=256, ge=2, multiple_of=2)
     """Sequences of one optimiser step; even, because masks come in antithetic pairs."""
-    warmup_fraction: float = Field(0.05, ge=0, lt=1)
-    cooldown_fraction: float = Field(0.2, ge=0, le=1)
+    warmup_fraction: float = Field(default=0.05, ge=0, lt=1)
+    cooldown_fraction: float = Field(default=0.2, ge=0, le=1)
     """Share of the tokens over which warmup-stable-decay cools down, linearly to zero."""
-    min_lr_ratio: float = Field(0.0, ge=0, lt=1)
+    min_lr_ratio: float = Field(default=0.0, ge=0, lt=1)
     """Where cosine ends, as a share of the peak."""
     precision: Literal["fp32", "bf16"] = "fp32"
-    checkpoint_seconds: float = Field(60.0, gt=0)
-    report_seconds: float = Field(2.0, gt=0)
+    checkpoint_seconds: float = Field(default=60.0, gt=0)
+    report_seconds: float = Field(default=2.0, gt=0)
 
     @model_validator(mode="after")
     def _phases_fit(self) -> Self:
@@ -168,8 +177,8 @@ class TrainingConfig(Section):
 class EvaluationConfig(Section):
     """The validation NELBO that every trial of a study shares."""
 
-    sequences: int = Field(512, ge=2)
-    draws: int = Field(4, ge=1)
+    sequences: int = Field(default=512, ge=2)
+    draws: int = Field(default=4, ge=1)
     """Masks drawn for each sequence, their counts k stratified over 1..seq_len."""
     seed: int = 0
 
@@ -187,7 +196,7 @@ class SearchConfig(Section):
     lr_factor: Range = Range(low=0.25, high=4)
     """Learning rate as a factor of the current learning-rate law."""
     lr_schedule: tuple[LRScheduleName, ...] = ("wsd",)
-    initial_fraction: float = Field(0.3, gt=0, le=1)
+    initial_fraction: float = Field(default=0.3, gt=0, le=1)
     """Share of the budget for the space-filling start, before the law steers."""
 
     @model_validator(mode="before")
@@ -208,7 +217,7 @@ class BudgetConfig(Section):
     """What the whole search may cost. A cap: training, evaluation and failed work count."""
 
     flops: Annotated[Quantity, Field(gt=0)]
-    trials: int | None = Field(None, ge=1)
+    trials: int | None = Field(default=None, ge=1)
 
 
 class TargetConfig(Section):
@@ -216,9 +225,9 @@ class TargetConfig(Section):
 
     flops: Annotated[Quantity, Field(gt=0)]
     """The compute budget to plan for, in 6ND."""
-    tolerance_params: float = Field(0.1, gt=0)
+    tolerance_params: float = Field(default=0.1, gt=0)
     """How well ln N_opt must be known there (half width of its 90 % interval)."""
-    tolerance_loss: float = Field(0.01, gt=0)
+    tolerance_loss: float = Field(default=0.01, gt=0)
     """How well ln loss must be known there (half width of its 90 % interval)."""
 
 
@@ -227,7 +236,7 @@ class LawConfig(Section):
 
     name: Literal["chinchilla"] = "chinchilla"
     huber_delta: Literal["auto"] | Annotated[float, Field(gt=0)] = "auto"
-    bootstrap: int = Field(400, ge=20)
+    bootstrap: int = Field(default=400, ge=20)
 
 
 class ResourcesConfig(Section):
@@ -235,10 +244,10 @@ class ResourcesConfig(Section):
 
     slots: Literal["auto"] | Annotated[int, Field(ge=1)] = "auto"
     """Trials at once; `auto`: as many as the machine or cluster has room for."""
-    cpus_per_trial: float = Field(1, gt=0)
+    cpus_per_trial: float = Field(default=1, gt=0)
     gpus_per_trial: Literal["auto"] | Annotated[float, Field(ge=0)] = "auto"
     """`auto`: one where there is a GPU, else none."""
-    threads: int = Field(1, ge=1)
+    threads: int = Field(default=1, ge=1)
     """Torch threads of one trial; more than one stalls where cores are shared."""
     address: str = "local"
     """Ray cluster to run on: `local` starts one on this machine, `auto` joins the running one."""
@@ -264,4 +273,4 @@ class StudyConfig(Section):
     @property
     def folder(self) -> Path:
         """Where the study keeps everything it writes."""
-        return self.storage / self.name
+        return (self.storage / self.name).expanduser()
