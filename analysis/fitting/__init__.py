@@ -1,1 +1,1 @@
-"""Variable projection, Newton polish, bootstrap; IsoFLOP parabolas."""
+"""Fitting laws to runs. `analysis.fitting.fit.fit_law` is the way in."""

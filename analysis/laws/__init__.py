@@ -1,1 +1,1 @@
-"""One module per law: its formula, gradient, priors, and the names of its parameters."""
+"""The laws, one module each, behind `analysis.laws.base.Law`."""

@@ -1,0 +1,67 @@
+"""What the runs decide about a law and what they do not, in words."""
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from analysis.fitting.result import Fit
+
+_WIDEST = {"scale": np.log(3.0), "exponent": 0.35, "floor": 0.15}
+"""Half width of a 90 % interval, in the logarithm, up to which a parameter counts as identified:
+a factor of 3 for A and B, 35 % for exponents, 15 % for E, whose error adds to every prediction."""
+
+_LEAST_LEARNED = 0.5
+"""Share of a prior's spread that the runs must have removed."""
+
+
+def identified(fit: "Fit") -> dict[str, bool]:
+    """Return, for each parameter of the law, whether the runs decide it."""
+    result = {}
+    for index, name in enumerate(fit.law.parameters):
+        kind = "floor" if name == "E" else "exponent" if name in ("alpha", "beta") else "scale"
+        narrow = fit.parameters[name].relative_width <= _WIDEST[kind]
+        free = not (fit.at_bound.size and fit.at_bound[index])
+        # Only the exponents mean the same before and after centring.
+        learned = kind != "exponent" or not fit.learned.size or fit.learned[index] > _LEAST_LEARNED
+        result[name] = bool(narrow and free and learned)
+    if fit.response.lr_fitted:
+        first = len(fit.law.parameters)
+        result["lr"] = bool(fit.learned[first + 1] > _LEAST_LEARNED)
+        result["lr_slopes"] = bool((fit.learned[first + 2 : first + 4] > _LEAST_LEARNED).all())
+    return result
+
+
+def warnings(fit: "Fit") -> list[str]:
+    """Return sentences that a reader must see before trusting the numbers."""
+    result = list(fit.notes)
+    params = np.log(fit.runs["params"].to_numpy(dtype=np.float64))
+    tokens = np.log(fit.runs["tokens"].to_numpy(dtype=np.float64))
+    sizes = len(np.unique(np.round(params, 2)))
+    if np.ptp(params + tokens) < np.log(1.5):
+        result.append(
+            "all runs lie on one IsoFLOP line: how the loss falls with compute is not in the data"
+        )
+    elif np.std(tokens - params) < 0.2:
+        result.append(
+            "all runs have nearly the same tokens per parameter: the data cannot tell the effect "
+            "of N from that of D"
+        )
+    if sizes < 4:
+        result.append(f"only {sizes} model sizes: the exponent of N rests on very little")
+    vague = [n for n, yes in fit.identified.items() if not yes and n in fit.law.parameters]
+    if vague:
+        result.append(
+            f"the runs do not identify {', '.join(vague)}: predictions beyond the runs rest on "
+            + ("priors" if fit.settings.law_prior else "the formula")
+        )
+    if fit.response.lr_fitted and not fit.identified["lr"]:
+        result.append("the best learning rate is not identified: the prior decides it")
+    if fit.settings.law_prior:
+        result.append(
+            f"weak priors from published laws were used, since {len(fit.runs)} runs are few; "
+            "priors='none' leaves them off"
+        )
+    if not fit.converged:
+        result.append("the fit did not converge")
+    return result

@@ -1,0 +1,155 @@
+"""What every law offers to the fitter, the allocation and the design: one small interface.
+
+A law is a formula without numbers. Its numbers are an array `theta`, in coordinates in which the
+fit is well conditioned (logarithms of scale factors, exponents as they are), so that every
+function here works on one law, shape [P], or on a batch of bootstrapped laws, shape [B, P].
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, ClassVar, NamedTuple, Self
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+FloatArray = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Points:
+    """Where a law is evaluated: natural logarithms, each of shape [R]."""
+
+    log_params: FloatArray
+    log_tokens: FloatArray
+    log_unique: FloatArray | None = None
+
+    @classmethod
+    def of(cls, params: ArrayLike, tokens: ArrayLike, unique: ArrayLike | None = None) -> Self:
+        """Return the points at these counts, broadcast against each other and flattened."""
+        n, d = np.broadcast_arrays(
+            np.asarray(params, dtype=np.float64), np.asarray(tokens, dtype=np.float64)
+        )
+        u = None if unique is None else np.log(np.broadcast_to(unique, n.shape)).ravel()
+        return cls(np.log(n).ravel(), np.log(d).ravel(), u)
+
+    def shifted(self, log_params: float, log_tokens: float) -> "Points":
+        """Return the points with these amounts subtracted from ln N and from ln D (and ln U)."""
+        unique = None if self.log_unique is None else self.log_unique - log_tokens
+        return Points(self.log_params - log_params, self.log_tokens - log_tokens, unique)
+
+
+class Derivatives(NamedTuple):
+    """A function of theta at R points, for B parameter vectors."""
+
+    value: FloatArray
+    """[B, R]"""
+    gradient: FloatArray
+    """[B, P, R]"""
+    curvature: Callable[[FloatArray], FloatArray]
+    """Weights [B, R] to the sum over rows of weight times second derivative, [B, P, P]."""
+
+
+class Prior(NamedTuple):
+    """Independent normal priors on theta; an infinite spread is no prior."""
+
+    mean: FloatArray
+    spread: FloatArray
+
+
+class Law(ABC):
+    """A formula of the loss, in logarithms. Instances hold no numbers and may be shared."""
+
+    name: ClassVar[str]
+    parameters: ClassVar[tuple[str, ...]]
+    """Names as they are printed, such as `A`."""
+    coordinates: ClassVar[tuple[str, ...]]
+    """Names of theta's entries, in the same order, such as `ln_A`."""
+
+    @abstractmethod
+    def log_loss(self, theta: FloatArray, points: Points) -> FloatArray:
+        """Return ln L, shape [..., R], for theta of shape [..., P]."""
+
+    @abstractmethod
+    def derivatives(self, theta: FloatArray, points: Points) -> Derivatives:
+        """Return ln L with its derivatives with respect to theta, shape [B, P]."""
+
+    @abstractmethod
+    def natural(self, theta: FloatArray) -> FloatArray:
+        """Return the printed parameters, [..., P]."""
+
+    @abstractmethod
+    def theta(self, natural: FloatArray) -> FloatArray:
+        """Return the coordinates of printed parameters, [..., P]."""
+
+    @abstractmethod
+    def centring(self, log_params: float, log_tokens: float) -> FloatArray:
+        """Return T [P, P] with theta = T @ centred: centred belongs to points shifted by these."""
+
+    @abstractmethod
+    def scale_direction(self) -> FloatArray:
+        """Return v [P] such that theta + t v is the law of the loss times exp(t)."""
+
+    @abstractmethod
+    def bounds(self, log_loss: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """Return the box of centred coordinates that the fit stays in, each [P]."""
+
+    @abstractmethod
+    def starts(self, points: Points, log_loss: FloatArray) -> FloatArray:
+        """Return starting points [S, P] of the fit, from a search of the whole space.
+
+        Args:
+            points: centred points.
+            log_loss: observed ln L, [R].
+        """
+
+    @abstractmethod
+    def prior(self, points: Points, log_loss: FloatArray) -> Prior:
+        """Return what published laws say of the centred coordinates, for small tables."""
+
+    @abstractmethod
+    def optimum(self, theta: FloatArray, flops: ArrayLike) -> tuple[FloatArray, FloatArray]:
+        """Return ln N and ln D that minimise the loss where 6 N D is `flops`.
+
+        Theta [..., P] and `flops` broadcast: [B, P] with a scalar gives [B].
+        """
+
+    @abstractmethod
+    def optimum_gradient(self, theta: FloatArray, flops: float) -> tuple[FloatArray, FloatArray]:
+        """Return the gradients of ln N_opt and of ln L_opt with respect to theta, each [P]."""
+
+    def gradient(self, theta: FloatArray, points: Points) -> FloatArray:
+        """Return the gradient of ln L with respect to one theta [P] at each point, [R, P]."""
+        return self.derivatives(np.atleast_2d(theta), points).gradient[0].T
+
+    def describe(self, theta: FloatArray) -> str:
+        """Return the formula with its numbers, on one line."""
+        pairs = zip(self.parameters, self.natural(theta), strict=True)
+        return ", ".join(f"{name} = {value:.4g}" for name, value in pairs)
+
+
+_LAWS: dict[str, Law] = {}
+
+
+def register_law(law: Law) -> Law:
+    """Make `law` known by its name to `fit_law` and to law files; return it."""
+    _LAWS[law.name] = law
+    return law
+
+
+def get_law(name: str) -> Law:
+    """Return the law called `name`.
+
+    Raises:
+        KeyError: there is none; the message lists the known ones.
+    """
+    import analysis.laws.chinchilla  # noqa: F401  (registers itself)
+
+    if name not in _LAWS:
+        raise KeyError(f"no law is called {name!r}; known: {', '.join(sorted(_LAWS))}")
+    return _LAWS[name]
+
+
+def as_dict(law: Law, theta: FloatArray) -> dict[str, Any]:
+    """Return the printed parameters by name."""
+    return dict(zip(law.parameters, (float(v) for v in law.natural(theta)), strict=True))

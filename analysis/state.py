@@ -1,0 +1,99 @@
+"""A law with its numbers, detached from the runs: what predicts and allocates."""
+
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from analysis.laws.base import FloatArray, Law, Points
+from analysis.laws.response import Response
+from analysis.uncertainty import Allocation, Estimate, Prediction, combined_interval
+
+
+@dataclass(frozen=True)
+class LawState:
+    """Everything that predictions need; a fit has one, and a law file stores one.
+
+    Attributes:
+        law: the formula.
+        theta: its coordinates, [P].
+        covariance: of theta, [P, P].
+        samples: of theta, [B, P].
+        sigma: noise of one run, in log loss.
+        response: how untuned runs deviate.
+        validity: the ranges of N, D, C (6 N D) and U that were seen.
+    """
+
+    law: Law
+    theta: FloatArray
+    covariance: FloatArray
+    samples: FloatArray
+    sigma: float
+    response: Response = field(default_factory=Response)
+    validity: dict[str, tuple[float, float]] = field(default_factory=dict)
+
+    def predict(self, params: ArrayLike, tokens: ArrayLike, *, noise: bool = False) -> Prediction:
+        """Return the loss at N and D with 90 % intervals, each of shape [R]."""
+        points = Points.of(params, tokens)
+        value = self.law.log_loss(self.theta, points)
+        gradient = self.law.gradient(self.theta, points)
+        low, high = combined_interval(
+            value,
+            self.law.log_loss(self.samples, points),
+            np.einsum("rp,pq,rq->r", gradient, self.covariance, gradient),
+            self.sigma**2 if noise else 0.0,
+        )
+        return Prediction(np.exp(value), np.exp(low), np.exp(high))
+
+    def optimum(self, flops: float) -> Allocation:
+        """Return the best N and D for a budget of 6 N D, and the loss there, with intervals."""
+        log_params, log_tokens = self.law.optimum(self.theta, flops)
+        sampled_params, sampled_tokens = self.law.optimum(self.samples, flops)
+        of_params, of_loss = self.law.optimum_gradient(self.theta, flops)
+        there = Points(np.atleast_1d(log_params), np.atleast_1d(log_tokens))
+        log_loss = self.law.log_loss(self.theta, there)[0]
+        # Each resample is judged at its own optimum: the loss that its planner would reach.
+        own = Points(sampled_params[:, None], sampled_tokens[:, None])
+        sampled = self.law.log_loss(self.samples, own)[:, 0]
+        variance = float(of_params @ self.covariance @ of_params)
+        loss_variance = float(of_loss @ self.covariance @ of_loss)
+        return Allocation(
+            flops=float(flops),
+            params=_estimate(log_params, sampled_params, variance),
+            tokens=_estimate(log_tokens, sampled_tokens, variance),
+            loss=_estimate(log_loss, sampled, loss_variance),
+            extrapolation_decades=self.decades_beyond("flops", flops),
+        )
+
+    def decades_beyond(self, what: str, values: ArrayLike) -> float:
+        """Return by how many powers of ten `values` leave the range seen, at the worst."""
+        if what not in self.validity:
+            return 0.0
+        low, high = self.validity[what]
+        log = np.log10(np.asarray(values, dtype=np.float64))
+        beyond = np.maximum(log - np.log10(high), np.log10(low) - log)
+        return float(np.maximum(beyond, 0.0).max())
+
+    @cached_property
+    def parameters(self) -> dict[str, Estimate]:
+        """The printed parameters with 90 % intervals."""
+        low, high = combined_interval(self.theta, self.samples, np.diag(self.covariance))
+        value, low, high = (self.law.natural(t) for t in (self.theta, low, high))
+        return {
+            name: Estimate(float(value[i]), float(low[i]), float(high[i]))
+            for i, name in enumerate(self.law.parameters)
+        }
+
+    @property
+    def standard_errors(self) -> dict[str, float]:
+        """Standard errors of the printed parameters: the larger of bootstrap's and Laplace's."""
+        spread = np.sqrt(np.maximum(np.diag(self.covariance), self.samples.var(axis=0)))
+        step = 1e-6
+        slope = (self.law.natural(self.theta + step) - self.law.natural(self.theta)) / step
+        return dict(zip(self.law.parameters, (float(v) for v in spread * slope), strict=True))
+
+
+def _estimate(value: FloatArray, samples: FloatArray, variance: float) -> Estimate:
+    low, high = combined_interval(np.asarray(value), samples, np.asarray(variance))
+    return Estimate(float(np.exp(value)), float(np.exp(low)), float(np.exp(high)))
