@@ -292,7 +292,7 @@ class Campaign:
                 bootstrap=self.study.law.bootstrap,
                 seed=self.study.seed,
                 lr_prior=self.study.training.lr,
-                weak_priors=True,
+                priors="weak",
             )
         except AnalysisError as error:
             self.no_fit_because = str(error)

@@ -19,7 +19,7 @@ from analysis.units import format_quantity
 from quokka_ray.campaign.factors import Scored, suggest_factors
 from quokka_ray.campaign.ledger import TrajectoryState
 from quokka_ray.campaign.menu import Menu
-from quokka_ray.study.config import StudyConfig
+from quokka_ray.study.config import LRScheduleName, StudyConfig
 
 START_SIZES = 6
 """Sizes at each price of the start."""
@@ -56,7 +56,7 @@ class Proposal:
     cost: float
     lr: float
     lr_factor: float
-    lr_schedule: str
+    lr_schedule: LRScheduleName
     reason: str
     predicted: Predicted | None
 
@@ -191,7 +191,7 @@ class Steering:
         return int(chosen["params"]), int(chosen["tokens"]), float(chosen["cost"]), reason
 
     def _lr_center(self, fit: Fit | None, params: float, tokens: float) -> float:
-        if fit is None or fit.response is None:
+        if fit is None:
             return self._study.training.lr
         return float(fit.response.lr_optimum(params, tokens))
 

@@ -1,0 +1,198 @@
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from quokka_ray.campaign.ledger import Ledger
+from quokka_ray.errors import ConfigurationError, MachineError
+from quokka_ray.model.counts import count_params, count_params_non_embedding
+from quokka_ray.model.shapes import shape_for
+from quokka_ray.study.config import (
+    DiffusionConfig,
+    EvaluationConfig,
+    ModelConfig,
+    TrainingConfig,
+)
+from quokka_ray.study.trajectory import TrajectoryConfig
+
+
+def trajectory(name: str = "0000-a", tokens: int = 51_200) -> TrajectoryConfig:
+    model = ModelConfig(seq_len=64, head_dim=8, ffn_multiple=8)
+    shape = shape_for(5_000, model, 257)
+    params = count_params(shape, model, 257)
+    return TrajectoryConfig(
+        id=name,
+        study="s",
+        corpus=Path("corpus"),
+        corpus_hash="c0ffee",
+        tokenizer="bytes",
+        vocab_size=257,
+        model=model,
+        shape=shape,
+        diffusion=DiffusionConfig(),
+        training=TrainingConfig(batch_sequences=8),
+        evaluation=EvaluationConfig(),
+        tokens=tokens,
+        unique_tokens=25_600,
+        lr=1e-2,
+        lr_schedule="wsd",
+        seed=0,
+        params=params,
+        params_non_embedding=count_params_non_embedding(shape, model, 257),
+        flops=6.0 * params * tokens,
+        flops_exact=1e9,
+    )
+
+
+def planned(config: TrajectoryConfig) -> dict:
+    return {
+        "kind": "planned",
+        "trajectory": config.id,
+        "reason": "a test",
+        "predicted": None,
+        "lr_factor": 1.0,
+        "reserved_flops": config.flops_exact,
+        "config": config.model_dump(mode="json"),
+    }
+
+
+def observation(config: TrajectoryConfig, loss: float = 2.5) -> dict:
+    return {
+        "kind": "observation",
+        "trajectory": config.id,
+        "observation": f"{config.id}@{config.tokens}+cooldown",
+        "tokens": config.tokens,
+        "loss": loss,
+        "loss_stderr": 0.01,
+        "evaluator": "data/bound",
+        "cooled": True,
+        "flops_spent": 9e8,
+    }
+
+
+def test_a_record_that_arrives_twice_is_stored_once(tmp_path: Path) -> None:
+    config = trajectory()
+    ledger = Ledger(tmp_path / "ledger.jsonl")
+    assert ledger.append(planned(config))
+    assert ledger.append(observation(config))
+    assert not ledger.append(observation(config))
+    assert len((tmp_path / "ledger.jsonl").read_text().splitlines()) == 2
+    assert len(ledger.runs()) == 1
+
+
+def test_a_reopened_ledger_says_what_the_first_one_said(tmp_path: Path) -> None:
+    config = trajectory()
+    first = Ledger(tmp_path / "ledger.jsonl")
+    first.append(planned(config))
+    first.append({"kind": "started", "trajectory": config.id, "attempt": 1})
+    first.append(observation(config))
+    first.close()
+    second = Ledger(tmp_path / "ledger.jsonl")
+    state = second.trajectories[config.id]
+    assert state.config == config
+    assert state.attempts == 1
+    assert state.flops_spent == 9e8
+    assert second.runs().equals(first.runs())
+    assert not second.append(observation(config))
+
+
+def test_a_last_line_torn_by_a_crash_is_dropped_and_can_be_said_again(tmp_path: Path) -> None:
+    config, path = trajectory(), tmp_path / "ledger.jsonl"
+    ledger = Ledger(path)
+    ledger.append(planned(config))
+    ledger.close()
+    whole = path.read_bytes()
+    path.write_bytes(whole + json.dumps(observation(config)).encode()[:40])
+    reopened = Ledger(path)
+    assert path.read_bytes() == whole
+    assert reopened.append(observation(config))
+
+
+def test_looking_at_a_ledger_that_a_driver_writes_changes_nothing(tmp_path: Path) -> None:
+    config, path = trajectory(), tmp_path / "ledger.jsonl"
+    ledger = Ledger(path)
+    ledger.append(planned(config))
+    path.write_bytes(path.read_bytes() + b'{"kind":"obs')
+    before = path.read_bytes()
+    looking = Ledger(path, read_only=True)
+    looking.append(observation(config))
+    looking.close()
+    assert path.read_bytes() == before
+    assert len(looking.runs()) == 1
+
+
+def test_a_broken_line_in_the_middle_is_an_error_that_names_it(tmp_path: Path) -> None:
+    config, path = trajectory(), tmp_path / "ledger.jsonl"
+    ledger = Ledger(path)
+    ledger.append(planned(config))
+    ledger.close()
+    path.write_bytes(b"nonsense\n" + path.read_bytes())
+    with pytest.raises(ConfigurationError, match="line 1 is not a ledger record"):
+        Ledger(path)
+
+
+def test_what_a_trial_wrote_before_its_driver_died_is_merged_once(tmp_path: Path) -> None:
+    config = trajectory()
+    ledger = Ledger(tmp_path / "ledger.jsonl")
+    ledger.append(planned(config))
+    folder = tmp_path / "trajectories" / config.id
+    folder.mkdir(parents=True)
+    progress = {"kind": "progress", "trajectory": config.id, "tokens": 512, "flops_spent": 1e7}
+    rows = [progress, observation(config)]
+    torn = '{"kind":"ended","traj'
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows) + torn)
+    stranger = tmp_path / "trajectories" / "not-planned-here"
+    stranger.mkdir()
+    assert ledger.merge_metrics([folder, stranger]) == 1
+    assert ledger.merge_metrics([folder]) == 0
+    state = ledger.trajectories[config.id]
+    assert state.progress == progress
+    assert state.ended is None
+    assert [row["loss"] for row in state.observations] == [2.5]
+
+
+def test_runs_without_an_observation_are_counted_with_their_status(tmp_path: Path) -> None:
+    good, bad = trajectory("0000-good"), trajectory("0001-bad")
+    ledger = Ledger(tmp_path / "ledger.jsonl")
+    for config in (good, bad):
+        ledger.append(planned(config))
+    ledger.append(observation(good))
+    ledger.append(
+        {
+            "kind": "ended",
+            "trajectory": bad.id,
+            "status": "diverged",
+            "reason": "loss is not finite",
+            "flops_spent": 5e8,
+        }
+    )
+    runs = ledger.runs().set_index("trajectory")
+    assert runs.loc[good.id, "status"] == "finished"
+    assert runs.loc[bad.id, "status"] == "diverged"
+    assert runs.loc[good.id, "epochs"] == 2.0
+    assert runs.loc[good.id, "flops"] == 6.0 * good.params * good.tokens
+
+
+def test_a_record_is_on_disk_when_append_returns_though_the_process_is_killed(
+    tmp_path: Path,
+) -> None:
+    code = """
+import os, signal, sys
+sys.path.insert(0, sys.argv[1])
+from test_ledger import Ledger, Path, planned, trajectory
+Ledger(Path(sys.argv[2])).append(planned(trajectory()))
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+    path = tmp_path / "ledger.jsonl"
+    result = subprocess.run(
+        [sys.executable, "-c", code, str(Path(__file__).parent), str(path)], check=False
+    )
+    assert result.returncode == -9
+    assert list(Ledger(path).trajectories) == ["0000-a"]
+
+
+def test_a_ledger_that_cannot_be_written_is_a_fault_of_the_machine(tmp_path: Path) -> None:
+    with pytest.raises(MachineError, match="cannot write the ledger"):
+        Ledger(tmp_path / "no" / "such" / "folder" / "ledger.jsonl")

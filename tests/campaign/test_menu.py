@@ -1,0 +1,82 @@
+import numpy as np
+import pytest
+
+from quokka_ray.campaign.menu import MIN_STEPS, Menu
+from quokka_ray.errors import ConfigurationError
+from quokka_ray.study.config import StudyConfig
+
+STUDY = {
+    "name": "s",
+    "model": {"seq_len": 64, "head_dim": 8, "ffn_multiple": 8},
+    "training": {"batch_sequences": 8},
+    "search": {
+        "params": {"low": "4k", "high": "100k"},
+        "run_flops": {"low": 1e10, "high": 1e12},
+        "tokens_per_param": {"low": 2, "high": 600},
+    },
+    "budget": {"flops": 1e13},
+    "target": {"flops": 1e14},
+}
+
+
+def study(**sections: dict) -> StudyConfig:
+    return StudyConfig.model_validate(
+        {**STUDY, **{k: {**STUDY.get(k, {}), **v} for k, v in sections.items()}}
+    )
+
+
+def menu(train_tokens: int = 30_000_000, **sections: dict) -> Menu:
+    return Menu(study(**sections), vocab_size=257, train_tokens=train_tokens)
+
+
+def test_every_run_on_the_menu_lies_in_the_ranges_of_the_study() -> None:
+    offered = menu(train_tokens=5_000_000)
+    table = offered.table
+    assert len(table) > 100
+    assert table["params"].between(4e3, 1e5).all()
+    assert table["cost"].between(0.9e10, 1e12 * (1 + 1e-6)).all()
+    assert (table["tokens"] / table["params"]).between(2, 600).all()
+    assert (table["tokens"] <= 5_000_000).all(), "no token is read twice"
+    assert (table["tokens"] >= MIN_STEPS * 512).all()
+    assert (table["tokens"] % 512 == 0).all(), "whole optimiser steps"
+
+
+def test_a_price_is_what_its_steps_and_its_evaluation_cost() -> None:
+    offered = menu()
+    for row in offered.at_price(1e11).itertuples():
+        rung = offered.rungs[row.params]
+        steps = row.tokens // rung.step_tokens
+        assert row.cost == pytest.approx(steps * rung.step_flops + rung.evaluation_flops)
+        assert row.cost <= 1e11 < row.cost + rung.step_flops
+
+
+def test_what_is_left_of_a_budget_can_be_used_up() -> None:
+    offered = menu()
+    left = 2.345e11
+    affordable = offered.affordable(left)
+    assert affordable["cost"].max() <= left
+    largest_step = max(rung.step_flops for rung in offered.rungs.values())
+    assert left - affordable["cost"].max() < largest_step
+    assert offered.affordable(offered.smallest_cost * 0.99).empty
+
+
+def test_prices_are_spread_evenly_over_the_logarithm() -> None:
+    cost = np.log(menu().table["cost"])
+    halves = (cost < (cost.min() + cost.max()) / 2).mean()
+    assert 0.3 < halves < 0.7
+
+
+@pytest.mark.parametrize(
+    ("sections", "train_tokens", "names"),
+    [
+        ({"search": {"params": {"low": 1, "high": 10}}}, 30_000_000, "search.params"),
+        ({"budget": {"flops": 1e9}}, 30_000_000, "budget.flops"),
+        ({}, 10_000, "unique tokens"),
+        ({"search": {"tokens_per_param": {"low": 1e6, "high": 2e6}}}, 30_000_000, "widen"),
+    ],
+)
+def test_a_study_that_holds_no_run_is_refused_by_the_name_of_what_is_wrong(
+    sections: dict, train_tokens: int, names: str
+) -> None:
+    with pytest.raises(ConfigurationError, match=names):
+        menu(train_tokens, **sections)
