@@ -7,6 +7,7 @@ width ** 0.6, which gives 18 layers at 1024, 27 at 2048 and 41 at 4096, near the
 Quokka's Table 6. As there, deeper versions of a width fill the gap before the next one.
 """
 
+import itertools
 import math
 from bisect import bisect_left
 from functools import lru_cache
@@ -66,7 +67,7 @@ def _rungs(model: ModelConfig, vocab_size: int) -> tuple[tuple[int, Shape], ...]
 
     on_curve = [rung(d_model, depth_of(d_model)) for d_model in _widths(model.head_dim)]
     rungs: list[tuple[int, Shape]] = []
-    for here, above in zip(on_curve, on_curve[1:], strict=False):
+    for here, above in itertools.pairwise(on_curve):
         rungs.append(here)
         layers = here[1].layers
         for deeper in range(layers + 1, math.floor(_EXTRA_DEPTH * layers) + 1):

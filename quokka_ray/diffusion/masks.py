@@ -1,0 +1,99 @@
+"""Which tokens are masked: exact counts in antithetic pairs.
+
+Substituting the mask rate for time, the ELBO of masked diffusion does not depend on the schedule.
+Drawing the number k of masked tokens uniformly from 1..L and weighting by L / k is an unbiased
+estimator of it without any cut-off near t = 0. Rows come in pairs with k and L + 1 - k masked
+tokens, so that every batch of B rows has exactly B (L + 1) / 2: the head's rows have a static
+shape, and the batch's noise level is balanced.
+
+Masks are drawn on the CPU from Philox generators whose counter is the step: they depend on the
+seed and the step alone, not on what was drawn before, on the device, or on how a batch is split.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+TRAINING, VALIDATION = 1, 2
+"""Purposes of a stream: two purposes never share random numbers under one seed."""
+
+
+def stream(seed: int, purpose: int, *position: int) -> np.random.Generator:
+    """Return the generator of one position (up to three numbers) of a seeded stream."""
+    low_bits = (1 << 64) - 1
+    counter = [0, *position, *[0] * (3 - len(position))]
+    key = np.array([seed & low_bits, purpose], dtype=np.uint64)
+    return np.random.Generator(np.random.Philox(counter=counter, key=key))
+
+
+@dataclass(frozen=True)
+class Masks:
+    """The masks of a batch of B sequences of L tokens.
+
+    Attributes:
+        counts: int64 [B], masked tokens k of each row.
+        flat: int64 [M], positions in the flattened batch [B * L], row by row.
+    """
+
+    counts: np.ndarray
+    flat: np.ndarray
+
+    def weights(self, seq_len: int, power: float = 1.0) -> np.ndarray:
+        """Return float32 [M]: (L / k) ** power of each masked position's row."""
+        per_row = (seq_len / self.counts) ** power
+        return np.repeat(per_row, self.counts).astype(np.float32)
+
+
+def place(generator: np.random.Generator, counts: np.ndarray, seq_len: int) -> Masks:
+    """Mask `counts[i]` positions of row i, every subset of that size being equally likely."""
+    order = generator.random((len(counts), seq_len), dtype=np.float32).argsort(axis=1)
+    order += np.arange(0, len(counts) * seq_len, seq_len)[:, None]
+    return Masks(counts, order[np.arange(seq_len) < counts[:, None]])
+
+
+def antithetic_masks(seed: int, step: int, batch: int, seq_len: int) -> Masks:
+    """Draw the training masks of one step: B (L + 1) / 2 masked tokens in all.
+
+    Row 2p has k masked tokens and row 2p + 1 has L + 1 - k. The pairs' k are stratified over the
+    lower half of 1..L and so their partners' over the upper half, which makes each row's k
+    uniform on 1..L on average over the rows.
+
+    Args:
+        seed: The run's seed.
+        step: The optimiser step that the masks are for.
+        batch: Rows B, even.
+        seq_len: Tokens L of a row.
+    """
+    pairs = batch // 2
+    generator = stream(seed, TRAINING, step)
+    rate = (np.arange(pairs) + generator.random(pairs)) / batch
+    counts = np.empty(batch, dtype=np.int64)
+    counts[0::2] = np.minimum(1 + (rate * seq_len).astype(np.int64), (seq_len + 1) // 2)
+    counts[1::2] = seq_len + 1 - counts[0::2]
+    return place(generator, counts, seq_len)
+
+
+def validation_masks(seed: int, sequences: int, draws: int, seq_len: int) -> list[Masks]:
+    """Return `draws` masks of every validation sequence, the same for every model.
+
+    The counts k are stratified twice: a sequence's draws fall in different parts of 1..L, and all
+    sequences' draws together cover it evenly. Positions depend on the seed, the sequence and the
+    draw alone.
+
+    Returns:
+        For each draw, the masks of all sequences in order.
+    """
+    total = sequences * draws
+    masks = []
+    for draw in range(draws):
+        shared = stream(seed, VALIDATION, 0, draw)
+        cell = draw * sequences + shared.permutation(sequences)
+        rate = (cell + shared.random(sequences)) / total
+        counts = np.minimum(1 + (rate * seq_len).astype(np.int64), seq_len)
+        rows = [
+            place(stream(seed, VALIDATION, 1 + sequence, draw), counts[sequence, None], seq_len)
+            for sequence in range(sequences)
+        ]
+        flat = np.concatenate([row.flat + i * seq_len for i, row in enumerate(rows)])
+        masks.append(Masks(counts, flat))
+    return masks

@@ -1,0 +1,123 @@
+"""The optimiser step, and the state that a run carries from step to step."""
+
+import math
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from quokka_ray.diffusion.masks import antithetic_masks
+from quokka_ray.diffusion.objective import blind_loss, masked_elbo
+from quokka_ray.model.transformer import DiffusionTransformer
+from quokka_ray.study.trajectory import TrajectoryConfig
+from quokka_ray.training.lr_schedules import lr_schedule
+from quokka_ray.training.optimizers import build_optimizers
+
+_SMOOTHING = 0.02
+_DIVERGED = 1.5
+"""A smoothed loss this many times that of a model which knows nothing has diverged."""
+
+
+class Windows(Protocol):
+    """An endless stream of training windows with random access."""
+
+    def batch(self, first: int, count: int) -> np.ndarray:
+        """Return windows first .. first + count, int64 [count, seq_len]."""
+
+
+class Trainer:
+    """One model, its optimisers and its place in the run.
+
+    Step s reads windows s * B .. (s + 1) * B, draws the masks of (seed, s), and takes the
+    schedule's rate at s: what it does depends on the parameters, the optimisers' state and s
+    alone, which is why a resumed run equals a straight one to the bit.
+
+    Attributes:
+        step: Steps taken.
+        smoothed_loss: 0-d tensor on the device, the exponential mean of the objective.
+        grad_norm: 0-d tensor on the device, the last step's norm before clipping.
+    """
+
+    def __init__(self, config: TrajectoryConfig, windows: Windows, device: str) -> None:
+        self.config = config
+        self.device = device
+        self.step = 0
+        self._windows = windows
+        self.model = DiffusionTransformer(config.shape, config.model, config.vocab_size)
+        self.model.initialise(config.model, config.seed)
+        self.model.to(device)
+        self._parameters = list(self.model.parameters())
+        self.schedule = lr_schedule(config.lr_schedule, config.steps, config.training)
+        self._optimizers = build_optimizers(self.model, config.training, config.lr)
+        self._blind = blind_loss(
+            config.vocab_size, config.model.seq_len, config.diffusion.weight_power
+        )
+        self.smoothed_loss = torch.tensor(self._blind, device=device)
+        self.grad_norm = torch.tensor(0.0, device=device)
+
+    @property
+    def tokens(self) -> int:
+        """Tokens processed."""
+        return self.step * self.config.batch_tokens
+
+    def advance(self) -> None:
+        """Take one optimiser step. Nothing in it waits for the device."""
+        config, training = self.config, self.config.training
+        batch, seq_len = training.batch_sequences, config.model.seq_len
+        masks = antithetic_masks(config.seed, self.step, batch, seq_len)
+        tokens = self._send(self._windows.batch(self.step * batch, batch))
+        flat = self._send(masks.flat)
+        weights = self._send(masks.weights(seq_len, config.diffusion.weight_power))
+        with torch.autocast(
+            torch.device(self.device).type, torch.bfloat16, enabled=training.precision == "bf16"
+        ):
+            loss = masked_elbo(self.model, tokens, flat, weights)
+        loss.backward()
+        self.grad_norm = self._clip(training.grad_clip)
+        self._optimizers.step(self.schedule(self.step))
+        for parameter in self._parameters:
+            parameter.grad = None
+        self.smoothed_loss.lerp_(loss.detach(), _SMOOTHING)
+        self.step += 1
+
+    def diverged(self) -> str | None:
+        """Return why the run has diverged, or None. Waits for the device."""
+        smoothed = self.smoothed_loss.item()
+        # A loss that is not finite stays in the mean for ever, and so does what a gradient that
+        # is not finite makes of the parameters: no step needs a check of its own.
+        if not math.isfinite(smoothed):
+            return f"the training loss is not finite at {self.tokens} tokens"
+        if smoothed > _DIVERGED * self._blind:
+            return (
+                f"the training loss rose to {smoothed:.3f} at {self.tokens} tokens; "
+                f"a model that knows nothing has {self._blind:.3f}"
+            )
+        return None
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what, with the parameters, the rest of the run depends on."""
+        return {
+            "step": self.step,
+            "smoothed_loss": self.smoothed_loss,
+            "optimizers": self._optimizers.state_dict(),
+        }
+
+    def load_state_dict(self, parameters: dict[str, Tensor], state: dict[str, Any]) -> None:
+        """Restore parameters and what `state_dict` returned."""
+        self.model.load_state_dict(parameters)
+        self._optimizers.load_state_dict(state["optimizers"])
+        self.smoothed_loss.copy_(state["smoothed_loss"])
+        self.step = state["step"]
+
+    def _send(self, array: np.ndarray) -> Tensor:
+        tensor = torch.from_numpy(array)
+        if self.device == "cpu":
+            return tensor
+        return tensor.pin_memory().to(self.device, non_blocking=True)
+
+    def _clip(self, limit: float) -> Tensor:
+        gradients = [p.grad for p in self._parameters if p.grad is not None]
+        norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
+        torch._foreach_mul_(gradients, (limit / (norm + 1e-6)).clamp(max=1.0))
+        return norm

@@ -1,0 +1,164 @@
+"""Optimisers: AdamW, and Muon for the blocks' matrices with AdamW on everything else.
+
+`torch.optim.Muon` is not used: it takes matrices one by one, in bfloat16, and does not know that
+a fused projection holds several. Here all matrices of one shape, of all layers and of all parts
+of fused projections, are orthogonalised in one batched product, which for small models is what
+Muon's cost consists of.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from quokka_ray.study.config import TrainingConfig
+
+_NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
+"""Coefficients of the quintic iteration (Keller Jordan, 2024)."""
+
+
+def orthogonalise(matrices: Tensor, iterations: int = 5) -> Tensor:
+    """Bring all singular values of a stack [n, rows, columns] near 1, rows <= columns.
+
+    A quintic Newton-Schulz iteration; singular values end between about 0.7 and 1.2. It runs in
+    bfloat16 on accelerators and in the matrices' own type on a CPU, where that is faster.
+    """
+    a, b, c = _NEWTON_SCHULZ
+    x = matrices if matrices.device.type == "cpu" else matrices.bfloat16()
+    x = x / torch.linalg.matrix_norm(x, keepdim=True).clamp_min(1e-12)
+    for _ in range(iterations):
+        gram = x @ x.mT
+        inner = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
+        x = torch.baddbmm(x, inner, x, beta=a)
+    return x.to(matrices.dtype)
+
+
+class Muon(torch.optim.Optimizer):
+    """Momentum whose update is orthogonalised (Jordan 2024), for matrices [out, in].
+
+    A parameter that holds `parts` matrices stacked on its first axis, such as a fused
+    query-key-value projection, is orthogonalised part by part. Each update is scaled by
+    sqrt(max(1, out / in)), so that its effect on activations does not depend on the shape.
+
+    Args:
+        parameters: Pairs of a parameter [parts * out, in] and its number of parts.
+        lr: Learning rate: the spectral norm of an update of a square matrix.
+        momentum: Nesterov momentum.
+        weight_decay: Decoupled, times the learning rate.
+    """
+
+    def __init__(
+        self,
+        parameters: Iterable[tuple[nn.Parameter, int]],
+        lr: float,
+        momentum: float,
+        weight_decay: float,
+    ) -> None:
+        stacks: dict[tuple[int, int], list[tuple[nn.Parameter, int]]] = defaultdict(list)
+        for parameter, parts in parameters:
+            rows, columns = parameter.shape[0] // parts, parameter.shape[1]
+            stacks[min(rows, columns), max(rows, columns)].append((parameter, parts))
+        defaults = {"lr": lr, "momentum": momentum, "weight_decay": weight_decay}
+        groups = [
+            {"params": [p for p, _ in members], "parts": [n for _, n in members]}
+            for members in stacks.values()
+        ]
+        super().__init__(groups, defaults)
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        """Update all parameters from their gradients; every one must have a gradient."""
+        for group in self.param_groups:
+            parameters, parts, lr = group["params"], group["parts"], group["lr"]
+            gradients = [p.grad for p in parameters]
+            for p in parameters:
+                if p not in self.state:
+                    self.state[p]["momentum"] = torch.zeros_like(p)
+            momenta = [self.state[p]["momentum"] for p in parameters]
+            torch._foreach_lerp_(momenta, gradients, 1 - group["momentum"])
+            updates = torch._foreach_lerp(gradients, momenta, group["momentum"])
+            stack = torch.cat([_lying(u, n) for u, n in zip(updates, parts, strict=True)])
+            flat = orthogonalise(stack)
+            if group["weight_decay"]:
+                torch._foreach_mul_(parameters, 1 - lr * group["weight_decay"])
+            first = 0
+            for parameter, n in zip(parameters, parts, strict=True):
+                rows, columns = parameter.shape[0] // n, parameter.shape[1]
+                update = flat[first : first + n]
+                update = update.mT if rows > columns else update
+                scale = max(1.0, rows / columns) ** 0.5
+                parameter.view(n, rows, columns).add_(update, alpha=-lr * scale)
+                first += n
+
+
+def _lying(matrix: Tensor, parts: int) -> Tensor:
+    """Return [parts, short side, long side] of a parameter that holds `parts` matrices."""
+    stack = matrix.view(parts, -1, matrix.shape[1])
+    return stack.mT if stack.shape[1] > stack.shape[2] else stack
+
+
+class Optimizers:
+    """The optimisers of one run, driven together: one step, one schedule, one state."""
+
+    def __init__(self, optimizers: list[torch.optim.Optimizer]) -> None:
+        self._optimizers = optimizers
+        self._groups = [group for o in optimizers for group in o.param_groups]
+        self._peaks = [group["lr"] for group in self._groups]
+
+    def step(self, multiplier: float) -> None:
+        """Update at `multiplier` times each group's peak rate."""
+        for group, peak in zip(self._groups, self._peaks, strict=True):
+            group["lr"] = peak * multiplier
+        for optimizer in self._optimizers:
+            optimizer.step()
+
+    def state_dict(self) -> list[dict[str, Any]]:
+        """Return all state: tensors and numbers only."""
+        return [optimizer.state_dict() for optimizer in self._optimizers]
+
+    def load_state_dict(self, states: list[dict[str, Any]]) -> None:
+        """Restore what `state_dict` returned."""
+        for optimizer, state in zip(self._optimizers, states, strict=True):
+            optimizer.load_state_dict(state)
+
+
+def build_optimizers(model: nn.Module, training: TrainingConfig, lr: float) -> Optimizers:
+    """Return the optimisers of a run whose peak learning rate is `lr`.
+
+    Weight decay touches the blocks' matrices only: no norm, no gain, no convolution, and not the
+    embedding, whose rare rows would fade between their updates.
+    """
+    matrices: list[tuple[nn.Parameter, int]] = []
+    rest: list[nn.Parameter] = []
+    for name, parameter in model.named_parameters():
+        is_matrix = name.startswith("blocks.") and parameter.ndim == 2 and "conv" not in name
+        if is_matrix:
+            matrices.append((parameter, _PARTS.get(name.split(".")[-2], 1)))
+        else:
+            rest.append(parameter)
+    adam: dict[str, Any] = {
+        "lr": lr,
+        "betas": (training.beta1, training.beta2),
+        "eps": training.eps,
+        "weight_decay": 0.0,
+        "fused": True,
+    }
+    if training.optimizer == "muon":
+        muon = Muon(
+            matrices,
+            lr=lr * training.muon_lr_ratio,
+            momentum=training.muon_momentum,
+            weight_decay=training.weight_decay,
+        )
+        return Optimizers([torch.optim.AdamW(rest, **adam), muon])
+    groups: list[dict[str, Any]] = [
+        {"params": [p for p, _ in matrices], "weight_decay": training.weight_decay},
+        {"params": rest},
+    ]
+    return Optimizers([torch.optim.AdamW(groups, **adam)])
+
+
+_PARTS = {"qkv": 3, "gate_up": 2}
+"""Matrices that fused projections of `model/transformer.py` hold."""

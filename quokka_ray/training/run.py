@@ -1,0 +1,321 @@
+"""One trajectory from its configuration to its observation, through stops and kills.
+
+The order of writes makes every kill harmless: a progress row precedes each checkpoint, the last
+checkpoint precedes the observation, the observation precedes `ended`. Whatever is missing on
+resume is done again, and whatever is there is not.
+"""
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+
+from quokka_ray.corpus.dataset import TokenCorpus
+from quokka_ray.diffusion.likelihood import evaluator_id, validation_nelbo
+from quokka_ray.errors import ConfigurationError, MachineError
+from quokka_ray.model.counts import count_params, evaluation_flops, training_flops
+from quokka_ray.study.trajectory import TrajectoryConfig
+from quokka_ray.training.checkpoints import (
+    keep_only,
+    latest_checkpoint,
+    load_checkpoint,
+    save_checkpoint,
+)
+from quokka_ray.training.loop import Trainer
+from quokka_ray.training.lr_schedules import is_cooled
+from quokka_ray.training.metrics import Metrics, Row
+
+_CHECK_EVERY = 32
+"""Steps between checks for divergence; fixed, so that a repeated run ends at the same step."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a call of `train` ended.
+
+    Attributes:
+        status: `interrupted` is resumable; the others are final.
+        loss: Validation NELBO in nats per token, NaN unless finished.
+        loss_stderr: Its standard error.
+        flops_spent: Exact FLOPs of all attempts so far.
+        tokens: Tokens processed.
+    """
+
+    status: Literal["finished", "diverged", "interrupted"]
+    loss: float
+    loss_stderr: float
+    flops_spent: float
+    tokens: int
+
+
+def train(
+    config: TrajectoryConfig,
+    folder: Path,
+    *,
+    report: Callable[[Row], None],
+    should_stop: Callable[[], bool] = lambda: False,
+    device: str = "cpu",
+    threads: int = 1,
+) -> Outcome:
+    """Train and evaluate one trajectory, or go on with what `folder` holds of it.
+
+    Args:
+        config: The trajectory.
+        folder: Where `config.json`, `metrics.jsonl` and `checkpoints/` live.
+        report: Called with every row after it is in `metrics.jsonl`. What it raises ends the call
+            like a kill does: the next call resumes from the last checkpoint.
+        should_stop: Polled before every step; true: checkpoint and return `interrupted`.
+        device: `cpu`, `cuda`, `cuda:1`.
+        threads: Torch threads.
+
+    Raises:
+        ConfigurationError: The configuration contradicts itself, the corpus or the folder.
+        MachineError: There is no such device.
+    """
+    _check(config, device)
+    corpus = TokenCorpus.open(config.corpus)
+    _check_corpus(config, corpus)
+    torch.set_num_threads(threads)
+    folder.mkdir(parents=True, exist_ok=True)
+    _write_config(config, folder / "config.json")
+    metrics = Metrics(folder / "metrics.jsonl", report)
+    try:
+        ended = metrics.of_kind("ended")
+        if ended:
+            return _repeat(metrics, ended[-1])
+        return _Run(config, folder, metrics, corpus, device).go(should_stop)
+    finally:
+        metrics.close()
+
+
+class _Run:
+    """One attempt."""
+
+    def __init__(
+        self,
+        config: TrajectoryConfig,
+        folder: Path,
+        metrics: Metrics,
+        corpus: TokenCorpus,
+        device: str,
+    ) -> None:
+        self.config = config
+        self.folder = folder
+        self.metrics = metrics
+        self.corpus = corpus
+        self.device = device
+        self.checkpoints = folder / "checkpoints"
+        self.attempt = metrics.attempts + 1
+        self.begun = time.monotonic()
+        windows = corpus.window_order(config.unique_tokens, config.model.seq_len, config.seed)
+        self.trainer = Trainer(config, windows, device)
+        latest = latest_checkpoint(self.checkpoints)
+        if latest is not None:
+            self.trainer.load_state_dict(*load_checkpoint(latest, device))
+        self.first_step = self.trainer.step
+        self.evaluated = 0.0
+
+    @property
+    def spent(self) -> float:
+        """Exact FLOPs of all attempts: what earlier ones reported, and this one's steps."""
+        tokens = (self.trainer.step - self.first_step) * self.config.batch_tokens
+        done = training_flops(self.config.shape, self.config.model, self.config.vocab_size, tokens)
+        return self.metrics.spent + done + self.evaluated
+
+    def go(self, should_stop: Callable[[], bool]) -> Outcome:
+        """Train to the end, a stop or a divergence."""
+        trainer, training = self.trainer, self.config.training
+        reported_at = saved_at = time.monotonic()
+        reported_tokens = trainer.tokens
+        while trainer.step < self.config.steps:
+            if should_stop():
+                self._progress(reported_at, reported_tokens)
+                if trainer.step:
+                    self._save()
+                return self._outcome("interrupted")
+            trainer.advance()
+            if trainer.step % _CHECK_EVERY == 0 or trainer.step == self.config.steps:
+                reason = trainer.diverged()
+                if reason is not None:
+                    return self._end("diverged", reason)
+            now = time.monotonic()
+            save = now - saved_at >= training.checkpoint_seconds
+            if save or now - reported_at >= training.report_seconds:
+                self._progress(reported_at, reported_tokens)
+                reported_at, reported_tokens = now, trainer.tokens
+            if save:
+                keep_only(self.checkpoints, self._save())
+                saved_at = now
+        self._progress(reported_at, reported_tokens)
+        keep_only(self.checkpoints, self._save())
+        return self._observe()
+
+    def _observe(self) -> Outcome:
+        known = [
+            row
+            for row in self.metrics.of_kind("observation")
+            if row["tokens"] == self.config.tokens
+        ]
+        if known:
+            row = known[-1]
+            self.metrics.repeat(row)
+        else:
+            row = self._evaluate()
+            if not math.isfinite(row["loss"]):
+                return self._end("diverged", "the validation loss is not finite")
+            self.metrics.append(row, durable=True)
+        return self._end("finished", "", row["loss"], row["loss_stderr"])
+
+    def _evaluate(self) -> Row:
+        config, evaluation, model = self.config, self.config.evaluation, self.config.model
+        windows = self.corpus.validation_windows(
+            model.seq_len, evaluation.sequences, evaluation.seed
+        )
+        result = validation_nelbo(
+            self.trainer.model, windows, evaluation, config.vocab_size, self.device
+        )
+        self.evaluated = evaluation_flops(config.shape, model, config.vocab_size, evaluation)
+        cooled = is_cooled(config.lr_schedule, config.training)
+        name = f"{config.id}@{config.tokens}" + ("+cooldown" if cooled else "")
+        paired = self.folder / "evaluations" / f"{config.tokens}.npy"
+        paired.parent.mkdir(exist_ok=True)
+        np.save(paired, result.per_sequence)
+        return {
+            "kind": "observation",
+            "trajectory": config.id,
+            "attempt": self.attempt,
+            "observation": name,
+            "cooled": cooled,
+            "tokens": config.tokens,
+            "loss": result.loss,
+            "loss_stderr": result.stderr,
+            "evaluator": evaluator_id(
+                self.corpus.validation_hash, config.tokenizer, model.seq_len, evaluation
+            ),
+            "train_loss": _finite(self.trainer.smoothed_loss.item()),
+            "bits_per_byte": result.loss / math.log(2) / self.corpus.bytes_per_token,
+            "flops": config.flops,
+            "flops_spent": self.spent,
+            "device_seconds": self._seconds(),
+            "device": self.device,
+        }
+
+    def _progress(self, since: float, since_tokens: int) -> None:
+        config, trainer = self.config, self.trainer
+        rate = config.lr * trainer.schedule(max(0, trainer.step - 1))
+        elapsed = max(1e-9, time.monotonic() - since)
+        self.metrics.append(
+            {
+                "kind": "progress",
+                "trajectory": config.id,
+                "attempt": self.attempt,
+                "tokens": trainer.tokens,
+                "flops": 6.0 * config.params * trainer.tokens,
+                "flops_spent": self.spent,
+                "train_loss": _finite(trainer.smoothed_loss.item()),
+                "lr": rate,
+                "grad_norm": _finite(trainer.grad_norm.item()),
+                "tokens_per_second": (trainer.tokens - since_tokens) / elapsed,
+                "device_seconds": self._seconds(),
+            }
+        )
+
+    def _save(self) -> Path:
+        parameters = self.trainer.model.state_dict()
+        state = self.trainer.state_dict()
+        return save_checkpoint(self.checkpoints, self.trainer.tokens, parameters, state)
+
+    def _seconds(self) -> float:
+        return self.metrics.device_seconds + time.monotonic() - self.begun
+
+    def _end(
+        self,
+        status: Literal["finished", "diverged"],
+        reason: str,
+        loss: float = math.nan,
+        loss_stderr: float = math.nan,
+    ) -> Outcome:
+        row = {
+            "kind": "ended",
+            "trajectory": self.config.id,
+            "attempt": self.attempt,
+            "status": status,
+            "tokens": self.trainer.tokens,
+            "flops_spent": self.spent,
+            "device_seconds": self._seconds(),
+            "reason": reason,
+        }
+        self.metrics.append(row, durable=True)
+        return self._outcome(status, loss, loss_stderr)
+
+    def _outcome(
+        self,
+        status: Literal["finished", "diverged", "interrupted"],
+        loss: float = math.nan,
+        loss_stderr: float = math.nan,
+    ) -> Outcome:
+        return Outcome(status, loss, loss_stderr, self.spent, self.trainer.tokens)
+
+
+def _repeat(metrics: Metrics, ended: Row) -> Outcome:
+    """Report again what a trajectory that has ended left in its record."""
+    observations = metrics.of_kind("observation")
+    for row in [*observations, ended]:
+        metrics.repeat(row)
+    finished = ended["status"] == "finished" and observations
+    last = observations[-1] if finished else {"loss": math.nan, "loss_stderr": math.nan}
+    return Outcome(
+        ended["status"], last["loss"], last["loss_stderr"], ended["flops_spent"], ended["tokens"]
+    )
+
+
+def _check(config: TrajectoryConfig, device: str) -> None:
+    if torch.device(device).type == "cuda" and not torch.cuda.is_available():
+        raise MachineError(f"device {device!r} was asked for, but torch sees no GPU; use cpu")
+    if config.tokens % config.batch_tokens:
+        raise ConfigurationError(
+            f"trajectory {config.id}: {config.tokens} tokens are no whole number of steps of "
+            f"{config.batch_tokens}; round them to a multiple"
+        )
+    counted = count_params(config.shape, config.model, config.vocab_size)
+    if counted != config.params:
+        raise ConfigurationError(
+            f"trajectory {config.id} says {config.params} parameters, but its shape has "
+            f"{counted}; count them with quokka_ray.model.counts"
+        )
+
+
+def _check_corpus(config: TrajectoryConfig, corpus: TokenCorpus) -> None:
+    for what, wanted, found in (
+        ("hash", config.corpus_hash, corpus.hash),
+        ("tokenizer", config.tokenizer, corpus.tokenizer_id),
+        ("vocabulary size", config.vocab_size, corpus.vocab_size),
+    ):
+        if wanted != found:
+            raise ConfigurationError(
+                f"trajectory {config.id} was planned for a corpus of {what} {wanted}, but "
+                f"{config.corpus} has {found}; prepare that corpus again or start a new study"
+            )
+
+
+def _write_config(config: TrajectoryConfig, path: Path) -> None:
+    text = config.model_dump_json(indent=2) + "\n"
+    if path.exists():
+        if TrajectoryConfig.model_validate_json(path.read_text("utf-8")) != config:
+            raise ConfigurationError(
+                f"{path} belongs to another run; give this one a folder of its own"
+            )
+        return
+    draft = path.with_suffix(".draft")
+    draft.write_text(text, "utf-8")
+    draft.replace(path)
+
+
+def _finite(value: float) -> float | None:
+    """Return None for what JSON has no number for."""
+    return value if math.isfinite(value) else None
