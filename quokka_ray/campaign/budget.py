@@ -18,8 +18,9 @@ def projected_flops(state: TrajectoryState) -> float:
     """
     if state.ended is not None:
         return state.flops_spent
-    done = state.progress["tokens"] / state.config.tokens if state.progress else 0.0
-    remaining = state.config.flops_exact * (1.0 - done)
+    rows = [*state.observations, state.progress]
+    done = max((row["tokens"] for row in rows if row), default=0)
+    remaining = state.config.flops_exact * (1.0 - done / state.config.tokens)
     return max(state.config.flops_exact, state.flops_spent + remaining)
 
 

@@ -13,9 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from analysis.design import Target, score_candidates
+from analysis.design import Tolerances, expected_widths, score_candidates
 from analysis.fitting.fit import Fit
-from analysis.units import format_quantity
 from quokka_ray.campaign.factors import Scored, suggest_factors
 from quokka_ray.campaign.ledger import TrajectoryState
 from quokka_ray.campaign.menu import Menu
@@ -126,15 +125,9 @@ class Steering:
         center = self._lr_center(fit, params, tokens)
         factors = suggest_factors(
             self._study.search,
-            [self._score(state, fit) for state in states if _counts(state)],
+            self._scored(states, fit),
             seed=self._study.seed * 1_000_003 + len(states),
         )
-        predicted = None
-        if fit is not None:
-            prediction = fit.predict(params, tokens)
-            predicted = Predicted(
-                float(prediction.value), float(prediction.low), float(prediction.high)
-            )
         return Proposal(
             params=params,
             tokens=tokens,
@@ -143,7 +136,7 @@ class Steering:
             lr_factor=factors["lr_factor"],
             lr_schedule=factors["lr_schedule"],
             reason=reason,
-            predicted=predicted,
+            predicted=None if fit is None else _predict(fit, params, tokens),
         )
 
     def _place(
@@ -162,56 +155,73 @@ class Steering:
             chosen = candidates.iloc[int(rng.integers(len(candidates)))]
             reason = "at random: no law yet"
         else:
-            pending = pd.DataFrame(
-                [
-                    (state.config.params, state.config.tokens)
-                    for state in states
-                    if state.ended is None and not state.observations
-                ],
-                columns=["params", "tokens"],
-            )
-            scores = score_candidates(
-                fit,
-                candidates,
-                pending,
-                Target(
-                    flops=self._study.target.flops,
-                    tolerance_params=self._study.target.tolerance_params,
-                    tolerance_loss=self._study.target.tolerance_loss,
-                ),
-                exponent=COST_EXPONENT,
-            )
-            best = int(np.argmax(scores.score))
-            chosen = candidates.iloc[best]
-            reason = (
-                f"cuts the target's variance by {scores.reduction[best]:.0%} for "
-                f"{chosen['cost'] / self._study.budget.flops:.1%} of the budget "
-                f"({format_quantity(chosen['cost'])} FLOPs)"
-            )
+            chosen, reason = self._steer(fit, candidates, states)
         return int(chosen["params"]), int(chosen["tokens"]), float(chosen["cost"]), reason
+
+    def _steer(
+        self, fit: Fit, candidates: pd.DataFrame, states: Sequence[TrajectoryState]
+    ) -> tuple[pd.Series, str]:
+        """Return the candidate that tells most of the target per FLOP, and what it would tell."""
+        target = self._study.target
+        pending = pd.DataFrame(
+            [
+                (state.config.params, state.config.tokens)
+                for state in states
+                if state.ended is None and not state.observations
+            ],
+            columns=["params", "tokens"],
+        )
+        scores = score_candidates(
+            fit,
+            candidates,
+            target_flops=target.flops,
+            tolerances=Tolerances(params=target.tolerance_params, loss=target.tolerance_loss),
+            pending=pending,
+            exponent=COST_EXPONENT,
+        )
+        best = int(np.argmax(scores))
+        chosen = candidates.iloc[best]
+        before = expected_widths(fit, target.flops, pending)
+        after = expected_widths(
+            fit, target.flops, pd.concat([pending, candidates.iloc[[best]]], ignore_index=True)
+        )
+        share = chosen["cost"] / self._study.budget.flops
+        return chosen, (
+            f"cuts the variance of ln N_opt by {1 - (after['params'] / before['params']) ** 2:.0%}"
+            f" and of ln loss by {1 - (after['loss'] / before['loss']) ** 2:.0%} at the target, "
+            f"for {share:.1%} of the budget"
+        )
 
     def _lr_center(self, fit: Fit | None, params: float, tokens: float) -> float:
         if fit is None:
             return self._study.training.lr
         return float(fit.response.lr_optimum(params, tokens))
 
-    def _score(self, state: TrajectoryState, fit: Fit | None) -> Scored:
-        config = state.config
-        factor = config.lr / self._lr_center(fit, config.params, config.tokens)
-        excess: float | None = None
-        if state.ended is not None and state.ended["status"] == "diverged":
-            excess = DIVERGED_EXCESS
-        elif state.observations:
-            loss = float(state.observations[-1]["loss"])
-            # Without a law the losses of different sizes do not compare: all score alike.
-            excess = (
-                math.log(loss / float(fit.predict(config.params, config.tokens).value))
-                if fit is not None
-                else 0.0
-            )
-        return Scored(factor, config.lr_schedule, excess)
+    def _scored(self, states: Sequence[TrajectoryState], fit: Fit | None) -> list[Scored]:
+        """Return what Optuna learns from: not from trajectories that failed or were stopped."""
+        excess: dict[str, float] = {}
+        if fit is not None:
+            excess = dict(zip(fit.runs["trajectory"], fit.excess.tolist(), strict=True))
+        scored = []
+        for state in states:
+            config = state.config
+            status = state.ended["status"] if state.ended else None
+            if status == "diverged":
+                score: float | None = DIVERGED_EXCESS
+            elif state.observations:
+                # Without a law the losses of different sizes do not compare: all score alike.
+                score = excess.get(config.id, 0.0)
+            elif status is None:
+                score = None
+            else:
+                continue
+            factor = config.lr / self._lr_center(fit, config.params, config.tokens)
+            scored.append(Scored(factor, config.lr_schedule, score))
+        return scored
 
 
-def _counts(state: TrajectoryState) -> bool:
-    """Return whether Optuna learns from a trajectory: not from one that failed or was stopped."""
-    return bool(state.observations) or state.ended is None or state.ended["status"] == "diverged"
+def _predict(fit: Fit, params: int, tokens: int) -> Predicted:
+    prediction = fit.predict([params], [tokens], noise=True)
+    return Predicted(
+        float(prediction.value[0]), float(prediction.low[0]), float(prediction.high[0])
+    )

@@ -5,6 +5,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import optuna
+
 from analysis.fitting.fit import Fit
 from quokka_ray.campaign.campaign import Campaign, Observer
 from quokka_ray.campaign.menu import Menu
@@ -84,6 +86,8 @@ def run_search(
         ConfigurationError: The study, its corpus or its folder cannot be used.
         MachineError: Storage is not writable, or the cluster has no room.
     """
+    # Optuna announces every in-memory study; the sampler makes one at each ask.
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
     prepared = prepare_study(study, progress)
     with open_folder(study, resume=resume, overwrite=overwrite) as folder:
         stop_file = folder.root / "stop"
