@@ -44,7 +44,13 @@ class LawState:
             np.einsum("rp,pq,rq->r", gradient, self.covariance, gradient),
             self.sigma**2 if noise else 0.0,
         )
-        return Prediction(np.exp(value), np.exp(low), np.exp(high))
+        seen = {
+            "params": points.log_params,
+            "tokens": points.log_tokens,
+            "flops": np.log(6.0) + points.log_params + points.log_tokens,
+        }
+        beyond = np.max([self.decades_beyond(k, np.exp(v)) for k, v in seen.items()], axis=0)
+        return Prediction(np.exp(value), np.exp(low), np.exp(high), beyond)
 
     def optimum(self, flops: float) -> Allocation:
         """Return the best N and D for a budget of 6 N D, and the loss there, with intervals."""
@@ -63,17 +69,18 @@ class LawState:
             params=_estimate(log_params, sampled_params, variance),
             tokens=_estimate(log_tokens, sampled_tokens, variance),
             loss=_estimate(log_loss, sampled, loss_variance),
-            extrapolation_decades=self.decades_beyond("flops", flops),
+            extrapolation_decades=float(self.decades_beyond("flops", flops)),
         )
 
-    def decades_beyond(self, what: str, values: ArrayLike) -> float:
-        """Return by how many powers of ten `values` leave the range seen, at the worst."""
-        if what not in self.validity:
-            return 0.0
-        low, high = self.validity[what]
+    def decades_beyond(self, what: str, values: ArrayLike) -> FloatArray:
+        """Return by how many powers of ten `values` leave the range seen of `what`."""
         log = np.log10(np.asarray(values, dtype=np.float64))
-        beyond = np.maximum(log - np.log10(high), np.log10(low) - log)
-        return float(np.maximum(beyond, 0.0).max())
+        if what not in self.validity:
+            return np.zeros_like(log)
+        low, high = np.log10(self.validity[what])
+        beyond = np.maximum(np.maximum(log - high, low - log), 0.0)
+        # Budgets that only rounding puts outside are inside.
+        return np.round(beyond, 6)
 
     @cached_property
     def parameters(self) -> dict[str, Estimate]:

@@ -42,6 +42,8 @@ class Prediction:
     value: FloatArray
     low: FloatArray
     high: FloatArray
+    extrapolation_decades: FloatArray
+    """By how many powers of ten N, D or 6 N D leave the ranges seen, the largest of the three."""
 
 
 @dataclass(frozen=True)

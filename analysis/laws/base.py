@@ -95,6 +95,10 @@ class Law(ABC):
         """Return the box of centred coordinates that the fit stays in, each [P]."""
 
     @abstractmethod
+    def clip(self, theta: FloatArray) -> FloatArray:
+        """Return theta, [..., P], with values that the formula cannot have moved to its edge."""
+
+    @abstractmethod
     def starts(self, points: Points, log_loss: FloatArray) -> FloatArray:
         """Return starting points [S, P] of the fit, from a search of the whole space.
 

@@ -90,6 +90,9 @@ class Chinchilla(Law):
             np.array([level + 1.0, level + 8.0, level + 8.0, high, high]),
         )
 
+    def clip(self, theta: FloatArray) -> FloatArray:
+        return np.concatenate([theta[..., :3], np.clip(theta[..., 3:], *EXPONENT_BOUNDS)], axis=-1)
+
     def starts(self, points: Points, log_loss: FloatArray) -> FloatArray:
         return separable_starts(points.log_params, points.log_tokens, log_loss)
 

@@ -1,0 +1,148 @@
+"""What `law.json` holds."""
+
+import hashlib
+import math
+import platform
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from importlib import metadata
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from analysis.fitting.result import Fit
+from analysis.laws.base import FloatArray
+from analysis.runs import SINGLE_VALUED
+from analysis.uncertainty import LEVEL
+
+SCHEMA_VERSION = 1
+LAW_NAME = "law.json"
+SAMPLES_NAME = "bootstrap.npz"
+RUNS_NAME = "runs.csv"
+
+
+def law_document(fit: Fit) -> dict[str, Any]:
+    """Return what `law.json` holds, ready for JSON."""
+    errors = fit.standard_errors
+    parameters = {
+        name: {
+            **estimate.as_dict(),
+            "stderr": errors[name],
+            "identified": fit.identified[name],
+        }
+        for name, estimate in fit.parameters.items()
+    }
+    trajectories = fit.runs["trajectory"].nunique() if "trajectory" in fit.runs else len(fit.runs)
+    document = {
+        "schema_version": SCHEMA_VERSION,
+        "law": fit.law.name,
+        "formula": fit.law.describe(fit.theta),
+        "parameters": parameters,
+        "covariance": {
+            "coordinates": list(fit.law.coordinates),
+            "matrix": fit.covariance.tolist(),
+        },
+        "bootstrap": {
+            "count": len(fit.samples),
+            "seed": fit.settings.seed,
+            "resampled": "trajectories",
+            "file": SAMPLES_NAME,
+            "sha256": digest(fit.samples),
+        },
+        "calibration": {"nominal": LEVEL, "measured": None, "inflation": 1.0},
+        "validity": {name: list(bounds) for name, bounds in fit.state.validity.items()},
+        "fit": {
+            "objective": fit.objective,
+            "huber_delta": fit.delta,
+            "noise": fit.sigma,
+            "converged": fit.converged,
+        },
+        "runs": {
+            "count": len(fit.runs),
+            "trajectories": int(trajectories),
+            "hash": runs_hash(fit.runs),
+            "rejected": fit.rejected,
+        },
+        **{column: _only_value(fit.runs, column) for column in SINGLE_VALUED},
+        "batch_tokens": _only_value(fit.runs, "batch_tokens"),
+        "response": _response_document(fit),
+        "settings": fit.settings.as_dict(),
+        "warnings": fit.warnings,
+        "versions": _versions(),
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+    document["flops_convention"] = document["flops_convention"] or "6nd"
+    plain: dict[str, Any] = _plain(document)
+    return plain
+
+
+def runs_hash(runs: pd.DataFrame) -> str:
+    """Return a hash of what was fitted, whatever the order of the rows."""
+    columns = [c for c in ("params", "tokens", "loss", "lr", "lr_schedule") if c in runs]
+    lines = sorted(
+        ",".join(v.hex() if isinstance(v, float) else str(v) for v in row)
+        for row in runs[columns].itertuples(index=False, name=None)
+    )
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
+
+
+def _response_document(fit: Fit) -> dict[str, Any]:
+    response = fit.response
+    low, high = (
+        np.exp(np.percentile(response.samples[:, 1], [5, 95]))
+        if len(response.samples)
+        else (None, None)
+    )
+    return {
+        "lr_fitted": response.lr_fitted,
+        "curvature": response.curvature,
+        "lr": {
+            "value": None if math.isnan(response.log_lr) else math.exp(response.log_lr),
+            "low": low,
+            "high": high,
+            "identified": fit.identified.get("lr"),
+        },
+        "slope_params": response.slope_params,
+        "slope_tokens": response.slope_tokens,
+        "reference_params": response.reference_params,
+        "reference_tokens": response.reference_tokens,
+        "best_schedule": response.best_schedule,
+        "offsets": response.offsets,
+    }
+
+
+def _only_value(runs: pd.DataFrame, column: str) -> Any:
+    """Return the value that all runs share, or None."""
+    if column not in runs:
+        return None
+    values = runs[column].dropna().unique()
+    return values[0] if len(values) == 1 else None
+
+
+def _versions() -> dict[str, str]:
+    versions = {"python": platform.python_version()}
+    for package in ("quokka-ray", "numpy", "scipy", "pandas"):
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            versions[package] = "not installed"
+    return versions
+
+
+def digest(samples: FloatArray) -> str:
+    """Return a hash of the bootstrap, by which a law file knows its samples."""
+    return hashlib.sha256(np.ascontiguousarray(samples).tobytes()).hexdigest()[:16]
+
+
+def _plain(value: Any) -> Any:
+    """Return `value` with NumPy's scalars made Python's, and no number that JSON lacks."""
+    if isinstance(value, Mapping):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(v) for v in value]
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value

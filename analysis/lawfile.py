@@ -1,0 +1,200 @@
+"""The law file: a fitted law with its intervals, ranges and provenance, in JSON.
+
+`law.json` holds everything that a reader needs; the bootstrap's samples lie beside it in
+`bootstrap.npz`. A law file without its samples still predicts, from its covariance, and says so.
+"""
+
+import json
+import math
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike
+
+from analysis.errors import LawFileError
+from analysis.fitting.result import Fit
+from analysis.lawdocument import (
+    LAW_NAME,
+    RUNS_NAME,
+    SAMPLES_NAME,
+    SCHEMA_VERSION,
+    digest,
+    law_document,
+)
+from analysis.laws.base import FloatArray, Law, get_law
+from analysis.laws.response import Response
+from analysis.runs import write_runs
+from analysis.state import LawState
+from analysis.uncertainty import Allocation, Prediction
+
+_SUBSTITUTE_DRAWS = 1000
+
+
+@dataclass(frozen=True)
+class LawFile:
+    """A law read from disk.
+
+    Attributes:
+        path: of the JSON file.
+        document: its content.
+        state: the law with its numbers.
+        notes: what was missing beside it.
+    """
+
+    path: Path
+    document: dict[str, Any]
+    state: LawState
+    notes: tuple[str, ...] = ()
+
+    def predict(
+        self,
+        params: ArrayLike,
+        tokens: ArrayLike,
+        unique_tokens: ArrayLike | None = None,
+        *,
+        noise: bool = False,
+    ) -> Prediction:
+        """Return the loss at N and D with 90 % intervals, and how far that extrapolates.
+
+        Args:
+            params, tokens: counts.
+            unique_tokens: a law of N and D alone takes repeated tokens for new ones.
+            noise: widen the intervals by the noise of one run.
+        """
+        del unique_tokens
+        return self.state.predict(params, tokens, noise=noise)
+
+    def optimum(self, flops: float) -> Allocation:
+        """Return the best N, D and loss for a budget of 6 N D."""
+        return self.state.optimum(flops)
+
+    @property
+    def warnings(self) -> list[str]:
+        """What must be known before using the numbers."""
+        return [*self.document.get("warnings", []), *self.notes]
+
+    @cached_property
+    def runs(self) -> pd.DataFrame | None:
+        """The fitted runs, where their table lies beside the law; else None."""
+        table = self.path.with_name(RUNS_NAME)
+        return pd.read_csv(table) if table.is_file() else None
+
+
+def save_law(fit: Fit, folder: str | Path) -> Path:
+    """Write `law.json`, its samples and its runs into `folder`; return the JSON's path.
+
+    Each file appears whole or not at all, the JSON last.
+    """
+    target = Path(folder)
+    target.mkdir(parents=True, exist_ok=True)
+    partial = target / f".{SAMPLES_NAME}.partial"
+    with partial.open("wb") as stream:
+        np.savez_compressed(
+            stream,
+            law=fit.samples,
+            response=fit.response.samples,
+            offsets=fit.response.offset_samples,
+        )
+    partial.replace(target / SAMPLES_NAME)
+    write_runs(fit.runs, target / RUNS_NAME)
+    text = json.dumps(law_document(fit), indent=2, allow_nan=False) + "\n"
+    partial = target / f".{LAW_NAME}.partial"
+    with partial.open("w", encoding="utf-8") as stream:
+        stream.write(text)
+        stream.flush()
+        os.fsync(stream.fileno())
+    partial.replace(target / LAW_NAME)
+    return target / LAW_NAME
+
+
+def load_law(path: str | Path) -> LawFile:
+    """Read a law file, or the one in a folder.
+
+    Raises:
+        LawFileError: it is missing, no law file, or of another schema.
+    """
+    file = Path(path)
+    if file.is_dir():
+        file = file / LAW_NAME
+    if not file.is_file():
+        raise LawFileError(
+            f"{file}: no such law file; name a law.json, or the folder that `fit --out` wrote"
+        )
+    try:
+        document = json.loads(file.read_text(encoding="utf-8"))
+    except (ValueError, OSError) as error:
+        raise LawFileError(f"{file}: not a readable law file ({error})") from error
+    if not isinstance(document, dict) or "schema_version" not in document:
+        raise LawFileError(f"{file}: not a law file, since it names no schema_version")
+    if document["schema_version"] != SCHEMA_VERSION:
+        raise LawFileError(
+            f"{file}: schema_version is {document['schema_version']!r}, but this program reads "
+            f"{SCHEMA_VERSION}; fit the runs again"
+        )
+    try:
+        state, notes = _state(document, file)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise LawFileError(
+            f"{file}: the law file is incomplete or damaged ({error}); fit the runs again"
+        ) from error
+    return LawFile(file, document, state, notes)
+
+
+def _state(document: Mapping[str, Any], file: Path) -> tuple[LawState, tuple[str, ...]]:
+    law = get_law(document["law"])
+    natural = np.array([float(document["parameters"][n]["value"]) for n in law.parameters])
+    theta = law.theta(natural)
+    covariance = np.array(document["covariance"]["matrix"], dtype=np.float64)
+    if covariance.shape != (theta.size, theta.size) or not np.isfinite(theta).all():
+        raise ValueError("parameters and covariance do not fit together")
+    samples, response_samples, offsets, notes = _samples(document, file, law, theta, covariance)
+    response = replace(
+        _read_response(document.get("response") or {}),
+        samples=response_samples,
+        offset_samples=offsets,
+    )
+    validity = {k: (float(v[0]), float(v[1])) for k, v in document["validity"].items()}
+    sigma = float(document["fit"]["noise"])
+    return LawState(law, theta, covariance, samples, sigma, response, validity), notes
+
+
+def _samples(
+    document: Mapping[str, Any], file: Path, law: Law, theta: FloatArray, covariance: FloatArray
+) -> tuple[FloatArray, FloatArray, FloatArray, tuple[str, ...]]:
+    """Return the bootstrap, or normal draws where it is missing or belongs to another fit."""
+    side = file.with_name(document["bootstrap"]["file"])
+    try:
+        with np.load(side) as stored:
+            samples = stored["law"]
+            response, offsets = stored["response"], stored["offsets"]
+        if digest(samples) == document["bootstrap"]["sha256"]:
+            return samples, response, offsets, ()
+        reason = "belongs to another fit"
+    except (OSError, KeyError, ValueError):
+        reason = "is missing or unreadable"
+    rng = np.random.default_rng(int(document["bootstrap"]["seed"]))
+    draws = law.clip(rng.multivariate_normal(theta, covariance, _SUBSTITUTE_DRAWS, method="eigh"))
+    note = f"{side.name} {reason}: intervals come from the covariance alone"
+    return draws, np.zeros((0, 4)), np.zeros((0, 0)), (note,)
+
+
+def _read_response(stored: Mapping[str, Any]) -> Response:
+    if not stored:
+        return Response()
+    lr = stored["lr"]["value"]
+    return Response(
+        lr_fitted=bool(stored["lr_fitted"]),
+        curvature=float(stored["curvature"]),
+        log_lr=float("nan") if lr is None else math.log(lr),
+        slope_params=float(stored["slope_params"]),
+        slope_tokens=float(stored["slope_tokens"]),
+        reference_params=float(stored["reference_params"]),
+        reference_tokens=float(stored["reference_tokens"]),
+        offsets={str(k): float(v) for k, v in stored["offsets"].items()},
+    )
