@@ -1,3 +1,5 @@
+import itertools
+
 import pytest
 
 from quokka_ray.errors import ConfigurationError
@@ -14,7 +16,7 @@ TINY = ModelConfig(
 @pytest.mark.parametrize("vocab_size", [50, 257, 50_257])
 def test_ladder_is_strictly_increasing_and_passes_ten_billion(model, vocab_size):
     sizes = [count_params(s, model, vocab_size) for s in ladder(model, vocab_size, 0, 1e15)]
-    assert all(a < b for a, b in zip(sizes, sizes[1:], strict=False))
+    assert all(a < b for a, b in itertools.pairwise(sizes))
     assert sizes[-1] > 1e10
 
 
@@ -28,7 +30,7 @@ def test_tiny_family_has_the_known_two_layer_sizes():
 
 def test_depth_never_falls_and_meets_its_anchors():
     depths = [depth_of(d) for d in range(8, 8192)]
-    assert all(a <= b for a, b in zip(depths, depths[1:], strict=False))
+    assert all(a <= b for a, b in itertools.pairwise(depths))
     assert (depth_of(8), depth_of(128), depth_of(1024), depth_of(4096)) == (2, 2, 18, 41)
 
 
@@ -44,7 +46,7 @@ def test_gaps_are_small_where_depth_can_fill_them():
     sizes = [
         count_params(s, ModelConfig(), 50_257) for s in ladder(ModelConfig(), 50_257, 4e7, 2e10)
     ]
-    assert max(b / a for a, b in zip(sizes, sizes[1:], strict=False)) < 1.25
+    assert max(b / a for a, b in itertools.pairwise(sizes)) < 1.25
 
 
 def test_shape_for_takes_the_nearest_in_log_size():
@@ -58,5 +60,5 @@ def test_shape_for_takes_the_nearest_in_log_size():
 def test_sizes_off_the_ladder_are_refused_with_its_ends():
     with pytest.raises(ConfigurationError, match="sizes run from 2,200"):
         shape_for(100, TINY, 50)
-    with pytest.raises(ConfigurationError, match="multiple of model.head_dim"):
+    with pytest.raises(ConfigurationError, match=r"multiple of model\.head_dim"):
         make_shape(20, 2, TINY)
