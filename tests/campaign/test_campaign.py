@@ -2,8 +2,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import simulated
-from simulated import ended, finish, observe, open_campaign, progress, run, study, write_rows
+from support import simulated
+from support.simulated import (
+    ended,
+    finish,
+    observe,
+    open_campaign,
+    progress,
+    run,
+    study,
+    write_rows,
+)
 
 from quokka_ray.campaign.campaign import MAX_ATTEMPTS, Answer
 from quokka_ray.campaign.ledger import Ledger

@@ -1,4 +1,4 @@
-"""A campaign whose trials are drawn from a known law: milliseconds each, no processes, no torch."""
+"""A campaign whose trials are drawn from a known law: no processes, no torch, no waiting."""
 
 import json
 import math
