@@ -5,7 +5,7 @@ import io
 import json
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal, TextIO
 
@@ -208,13 +208,21 @@ def run_predict(options: argparse.Namespace) -> int:
     return 0
 
 
-def run_recommend(options: argparse.Namespace) -> int:
-    """Print what to train for a budget."""
+def run_recommend(
+    options: argparse.Namespace, complete: Callable[[dict[str, Any]], None] = lambda answer: None
+) -> int:
+    """Print what to train for a budget.
+
+    Args:
+        options: the parsed verb.
+        complete: adds to the answer what a caller knows of the model family, such as its shape.
+    """
     from analysis.allocation import recommend
     from analysis.lawfile import load_law
 
     law = load_law(options.law)
     answer = recommend(law, options.flops, options.unique_tokens)
+    complete(answer)
     if options.json:
         _print_json(answer)
     else:

@@ -27,7 +27,7 @@ from quokka_ray.campaign.budget import Account, account, projected_flops
 from quokka_ray.campaign.ledger import Ledger, Record, TrajectoryState, read_rows
 from quokka_ray.campaign.menu import Menu
 from quokka_ray.campaign.steering import Proposal, Steering
-from quokka_ray.corpus.dataset import TokenCorpus
+from quokka_ray.corpus import TokenCorpus
 from quokka_ray.study.config import StudyConfig
 from quokka_ray.study.folder import StudyFolder
 from quokka_ray.study.trajectory import TrajectoryConfig

@@ -6,10 +6,9 @@ import os
 import sys
 from collections.abc import Sequence
 
-from analysis.cli import add_verbs as add_law_verbs
 from analysis.errors import AnalysisError
 from quokka_ray import __version__
-from quokka_ray.cli import doctor, run, search, tensorboard
+from quokka_ray.cli import doctor, laws, run, search, tensorboard
 from quokka_ray.errors import QuokkaError
 
 EXIT_CODES = """\
@@ -39,7 +38,7 @@ def build_parser() -> argparse.ArgumentParser:
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
     search.add_verbs(verbs)
     run.add_verbs(verbs)
-    add_law_verbs(verbs)
+    laws.add_verbs(verbs)
     tensorboard.add_verbs(verbs)
     doctor.add_verbs(verbs)
     return parser

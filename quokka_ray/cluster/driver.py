@@ -7,6 +7,7 @@ from pathlib import Path
 
 import optuna
 
+from analysis.export import write_law
 from analysis.fitting.fit import Fit
 from quokka_ray.campaign.campaign import Campaign, Observer
 from quokka_ray.campaign.menu import Menu
@@ -122,9 +123,7 @@ def run_search(
 
 def _export(fit: Fit, folder: StudyFolder, study: StudyConfig) -> Path:
     """Write the law as it stands into the next numbered folder of `laws/`."""
-    from analysis.export import export_law
-
     number = 1 + max((int(path.name) for path in folder.laws.glob("[0-9]*")), default=0)
     target = folder.laws / f"{number:04d}"
-    export_law(fit, target, target_flops=study.target.flops)
+    write_law(fit, target, study.target.flops)
     return target

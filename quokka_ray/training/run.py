@@ -15,7 +15,7 @@ from typing import Literal
 import numpy as np
 import torch
 
-from quokka_ray.corpus.dataset import TokenCorpus
+from quokka_ray.corpus.store import TokenCorpus
 from quokka_ray.diffusion.likelihood import evaluator_id, validation_nelbo
 from quokka_ray.errors import ConfigurationError, MachineError
 from quokka_ray.model.counts import count_params, evaluation_flops, training_flops

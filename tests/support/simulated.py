@@ -11,7 +11,7 @@ import numpy as np
 
 from quokka_ray.campaign.campaign import Campaign, Observer
 from quokka_ray.campaign.menu import Menu
-from quokka_ray.corpus.dataset import TokenCorpus
+from quokka_ray.corpus import TokenCorpus
 from quokka_ray.study.config import StudyConfig
 from quokka_ray.study.folder import StudyFolder
 from quokka_ray.study.trajectory import TrajectoryConfig
