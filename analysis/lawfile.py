@@ -149,9 +149,12 @@ def load_law(path: str | Path) -> LawFile:
 def _state(document: Mapping[str, Any], file: Path) -> tuple[LawState, tuple[str, ...]]:
     law = get_law(document["law"])
     natural = np.array([float(document["parameters"][n]["value"]) for n in law.parameters])
-    theta = law.theta(natural)
+    with np.errstate(all="ignore"):
+        theta = law.theta(natural)
+    if not np.isfinite(theta).all():
+        raise ValueError("a parameter has a value that the law cannot have")
     covariance = np.array(document["covariance"]["matrix"], dtype=np.float64)
-    if covariance.shape != (theta.size, theta.size) or not np.isfinite(theta).all():
+    if covariance.shape != (theta.size, theta.size):
         raise ValueError("parameters and covariance do not fit together")
     samples, response_samples, offsets, notes = _samples(document, file, law, theta, covariance)
     response = replace(

@@ -3,6 +3,7 @@
 import time
 
 import numpy as np
+import pandas as pd
 import pytest
 from laboratory import LR, observe, scattered, true_loss, true_lr, true_optimum, untuned
 
@@ -44,7 +45,9 @@ def test_response_recovers_the_best_rate_schedule_and_price():
 def test_law_is_that_of_tuned_runs_on_the_best_schedule():
     fit = fit_law(untuned(80, 5), bootstrap=50)
     found = fit.predict([1e4, 1e5], [1e6, 1e7]).value
-    np.testing.assert_allclose(found, true_loss(np.array([1e4, 1e5]), np.array([1e6, 1e7])), rtol=0.01)
+    np.testing.assert_allclose(
+        found, true_loss(np.array([1e4, 1e5]), np.array([1e6, 1e7])), rtol=0.01
+    )
 
 
 def test_excess_is_noise_plus_the_price_of_being_untuned():
@@ -113,8 +116,6 @@ def test_checkpoints_of_one_trajectory_do_not_narrow_the_intervals():
     rng = np.random.default_rng(4)
     runs = observe(*scattered(70, rng), rng).assign(trajectory=[f"t{i}" for i in range(70)])
     copies = [runs.assign(tokens=runs["tokens"] * (1 + 1e-6 * k)) for k in range(4)]
-    import pandas as pd
-
     once = fit_law(runs, bootstrap=300).optimum(TARGET).params
     repeated = fit_law(pd.concat(copies, ignore_index=True), bootstrap=300).optimum(TARGET).params
     assert repeated.relative_width > 0.75 * once.relative_width

@@ -105,7 +105,7 @@ def test_missing_columns_name_the_remedy():
 
 
 def test_text_where_a_number_belongs_is_refused():
-    with pytest.raises(RunTableError, match="'loss' must hold numbers.*row 2.*'n/k'"):
+    with pytest.raises(RunTableError, match=r"'loss' must hold numbers.*row 2.*'n/k'"):
         validate_runs(table(loss=["4.0", "n/k", "3.5"]))
 
 

@@ -1,0 +1,170 @@
+"""`python -m analysis`: data on stdout, words on stderr, documented exit codes."""
+
+import argparse
+import io
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from laboratory import untuned
+
+from analysis.cli import add_verbs, main
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("runs") / "runs.csv"
+    untuned(30, 0).rename(columns={"loss": "val_loss"}).to_csv(path, index=False)
+    return path
+
+
+@pytest.fixture(scope="module")
+def law(runs, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("law")
+    arguments = ["fit", str(runs), "--column", "loss=val_loss", "--out", str(folder)]
+    assert main([*arguments, "--bootstrap", "50", "--law", "chinchilla"]) == 0
+    return folder
+
+
+def test_fit_writes_the_law_its_page_and_figures(law):
+    names = {str(p.relative_to(law)) for p in law.rglob("*") if p.is_file()}
+    assert names == {
+        "law.json",
+        "law.md",
+        "bootstrap.npz",
+        "runs.csv",
+        "optimum.csv",
+        "predictions.csv",
+        "figures/isoflop.png",
+        "figures/frontier.png",
+        "figures/residuals.png",
+    }
+
+
+def test_fit_prints_the_law_file(runs, capsys):
+    arguments = ["fit", str(runs), "--column", "loss=val_loss", "--bootstrap", "20", "--json"]
+    assert main([*arguments, "--huber-delta", "1e-3", "--seed", "3"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document["law"] == "chinchilla"
+    assert document["fit"]["huber_delta"] == 1e-3
+    assert document["settings"]["seed"] == 3
+
+
+def test_predict_reads_units_and_prints_the_contracts_shape(law, capsys):
+    call = ["predict", str(law / "law.json"), "--params", "100k", "--tokens", "10M", "--json"]
+    assert main(call) == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert set(answer) == {"loss", "extrapolation_decades", "warnings"}
+    loss = answer["loss"]
+    assert loss["low"] < loss["value"] < loss["high"]
+    assert main(call[:-1]) == 0
+    assert capsys.readouterr().out.startswith(f"loss {loss['value']:.4f}")
+
+
+def test_predict_points_gives_the_same_rows_with_losses(law, tmp_path, capsys):
+    points = tmp_path / "points.csv"
+    points.write_text("name,params,tokens\na,1e5,1e7\nb,1e6,1e9\n")
+    assert main(["predict", str(law), "--points", str(points)]) == 0
+    table = pd.read_csv(io.StringIO(capsys.readouterr().out))
+    assert list(table["name"]) == ["a", "b"]
+    assert (table["low"] < table["loss"]).all()
+    assert (table["loss"] < table["high"]).all()
+
+
+def test_recommend_answers_far_beyond_the_runs(law, capsys):
+    assert main(["recommend", str(law), "--flops", "1e15", "--json"]) == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert answer["extrapolation_decades"] > 2
+    assert answer["shape"] is None
+    assert main(["recommend", str(law), "--flops", "1e15"]) == 0
+    printed = capsys.readouterr()
+    assert "learning rate" in printed.out
+    assert "schedule       wsd" in printed.out
+    assert "warning: the budget lies" in printed.err
+
+
+def test_export_writes_page_tables_and_figures(law, tmp_path, capsys):
+    assert main(["export", str(law), "--out", str(tmp_path / "out")]) == 0
+    paths = capsys.readouterr().out.split()
+    assert len(paths) == 6
+    assert all(Path(p).is_file() for p in paths)
+    assert len(pd.read_csv(tmp_path / "out" / "predictions.csv")) == 30
+
+
+def test_import_writes_a_checked_run_table(runs, tmp_path, capsys):
+    out = tmp_path / "table.parquet"
+    call = ["import", str(runs), "--out", str(out), "--column", "loss=val_loss", "--json"]
+    assert main(call) == 0
+    assert json.loads(capsys.readouterr().out) == {"file": str(out), "rows": 30}
+    assert {"params", "tokens", "flops", "loss"} <= set(pd.read_parquet(out).columns)
+
+
+def test_too_few_runs_end_with_code_5_and_write_nothing(tmp_path, capsys):
+    few = tmp_path / "few.csv"
+    untuned(3, 0).to_csv(few, index=False)
+    assert main(["fit", str(few), "--out", str(tmp_path / "law")]) == 5
+    printed = capsys.readouterr()
+    assert "3 finished runs are too few" in printed.err
+    assert printed.out == ""
+    assert not list((tmp_path / "law").glob("*"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["fit", "{runs}"], "no column 'loss'"),
+        (["fit", "none.csv"], "no such file"),
+        (["fit", "{runs}", "--column", "loss"], "NAME=SOURCE"),
+        (["fit", "{runs}", "--huber-delta", "-1"], "above 0"),
+        (["fit", "{runs}", "--column", "loss=val_loss", "--out", "{runs}"], "cannot write"),
+        (["predict", "none", "--params", "1", "--tokens", "1"], "no such law file"),
+        (["predict", "{law}", "--params", "1B"], "--params and --tokens"),
+        (["predict", "{law}", "--params", "many", "--tokens", "1B"], "not a quantity"),
+        (["predict", "{law}", "--points", "{runs}", "--params", "1B"], "not both"),
+        (["recommend", "{law}", "--flops", "0"], "above 0"),
+        (["import", "{runs}", "--out", "runs.txt"], ".csv or .parquet"),
+    ],
+)
+def test_a_wrong_call_ends_with_code_2_and_says_why(arguments, words, runs, law, capsys):
+    call = [a.format(runs=runs, law=law) for a in arguments]
+    assert main(call) == 2
+    assert words in capsys.readouterr().err
+
+
+def test_points_that_are_no_counts_name_their_row(law, tmp_path, capsys):
+    points = tmp_path / "points.csv"
+    points.write_text("params,tokens\n1e5,1e7\n1e5,-3\n")
+    assert main(["predict", str(law), "--points", str(points)]) == 2
+    assert "row 2 has no tokens above 0" in capsys.readouterr().err
+
+
+def test_verbs_mount_on_another_parser(law, capsys):
+    parser = argparse.ArgumentParser()
+    add_verbs(parser.add_subparsers(required=True))
+    options = parser.parse_args(["recommend", str(law), "--flops", "1e13", "--json"])
+    assert options.func(options) == 0
+    assert "params" in json.loads(capsys.readouterr().out)
+
+
+def test_the_package_runs_as_a_module_with_neither_torch_nor_ray(law):
+    code = (
+        "import sys; sys.argv = ['analysis', 'recommend', sys.argv[1], '--flops', '1e13'];"
+        "import runpy\n"
+        "try: runpy.run_module('analysis', run_name='__main__')\n"
+        "except SystemExit as stop: assert stop.code == 0, stop.code\n"
+        "assert not {'torch', 'ray', 'quokka_ray'} & set(sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(law)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "parameters" in done.stdout
