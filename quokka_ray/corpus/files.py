@@ -21,13 +21,12 @@ _BATCH_ROWS = 256
 _JSONL = {".jsonl", ".ndjson"}
 _PARQUET = {".parquet", ".pq"}
 # What is read from a folder. A file that is named, or that a glob matches, may end in anything.
-_TEXT = frozenset(
-    """
+_ENDINGS = """
     .txt .text .md .markdown .rst .tex .org .adoc .html .htm .xml .css .csv .tsv .json .yaml .yml
     .toml .ini .cfg .sql .sh .py .pyi .ipynb .js .ts .jsx .tsx .c .h .cc .cpp .hpp .cu .java .kt
     .scala .go .rs .rb .pl .php .swift .lua .r .jl .hs .ml .lisp .el .m .f90 .log
-    """.split()
-)
+"""
+_TEXT = frozenset(_ENDINGS.split())
 
 
 class FilesSource:

@@ -163,7 +163,7 @@ def _write(
     with Spool(work, tokenizer, config.seed, fraction) as spool:
         for batch in _batches(source):
             spool.add(batch)
-            if spool.batches % 64 == 0:
+            if spool.batches % 16 == 0:
                 say(f"  {spool.documents:,} documents, {spool.bytes / 1e6:,.0f} MB of text")
         if not spool.documents:
             raise ConfigurationError(f"the corpus is empty: no text in {source.description}")
@@ -190,6 +190,7 @@ def _write(
             meta[f"skipped_{reason.replace(' ', '_')}"] = count
     tokenizer.save(work)
     meta["validation_hash"] = _file_hash(work / "validation.bin")
+    meta["files"] = {path.name: path.stat().st_size for path in sorted(work.iterdir())}
     with (work / META).open("w", encoding="utf-8") as stream:
         json.dump(meta, stream, indent=1)
     for path in work.iterdir():

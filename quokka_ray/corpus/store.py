@@ -53,7 +53,7 @@ class TokenCorpus:
         self.bytes_per_token: float = meta["bytes_per_token"]
         self.documents = {side: int(meta[f"{side}_documents"]) for side in SIDES}
         self.validation_hash: str = meta["validation_hash"]
-        self.card: dict[str, Any] = meta
+        self.card = {name: value for name, value in meta.items() if name != "files"}
         dtype = token_dtype(self.vocab_size)
         self.train = np.memmap(path / "train.bin", dtype=dtype, mode="r")
         self.validation = np.memmap(path / "validation.bin", dtype=dtype, mode="r")
@@ -73,13 +73,11 @@ class TokenCorpus:
                 raise ConfigurationError(
                     f"corpus {path} has format {meta['format']}, not {FORMAT}: {again}"
                 )
-            itemsize = token_dtype(meta["vocab_size"]).itemsize
-            for side in SIDES:
-                size = (path / f"{side}.bin").stat().st_size
-                expected = meta[f"{side}_tokens"] * itemsize
+            for name, expected in meta["files"].items():
+                size = (path / name).stat().st_size
                 if size != expected:
                     raise ConfigurationError(
-                        f"corpus {path} is damaged: {side}.bin has {size:,} bytes instead of "
+                        f"corpus {path} is damaged: {name} has {size:,} bytes instead of "
                         f"{expected:,}; {again}"
                     )
             return cls(path, meta)
