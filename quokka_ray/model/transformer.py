@@ -69,14 +69,16 @@ class Attention(nn.Module):
         if self.conv is not None:
             x = self.conv(x)
         qkv = self.qkv(x).unflatten(-1, (3, -1, self.head_dim))
-        qk, value = qkv[:, :, :2], qkv[:, :, 2]
+        qk, value = qkv.split((2, 1), dim=2)
         if self.qk_gain is not None:
             qk = functional.rms_norm(qk, (self.head_dim,), eps=self.norm_eps) * self.qk_gain.to(
                 qk.dtype
             )
         qk = rotate(qk, table)
         query, key = qk.permute(2, 0, 3, 1, 4).unbind(0)
-        mixed = functional.scaled_dot_product_attention(query, key, value.transpose(1, 2))
+        mixed = functional.scaled_dot_product_attention(
+            query, key, value.squeeze(2).transpose(1, 2)
+        )
         return self.out(mixed.transpose(1, 2).flatten(2))
 
 

@@ -104,12 +104,16 @@ class Optimizers:
 
     def __init__(self, optimizers: list[torch.optim.Optimizer]) -> None:
         self._optimizers = optimizers
-        self._groups = [group for o in optimizers for group in o.param_groups]
-        self._peaks = [group["lr"] for group in self._groups]
+        self._peaks = [group["lr"] for group in self.groups]
+
+    @property
+    def groups(self) -> list[dict[str, Any]]:
+        """All parameter groups. Loading a state replaces them, so they are never kept."""
+        return [group for o in self._optimizers for group in o.param_groups]
 
     def step(self, multiplier: float) -> None:
         """Update at `multiplier` times each group's peak rate."""
-        for group, peak in zip(self._groups, self._peaks, strict=True):
+        for group, peak in zip(self.groups, self._peaks, strict=True):
             group["lr"] = peak * multiplier
         for optimizer in self._optimizers:
             optimizer.step()

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -306,7 +306,9 @@ def _check_corpus(config: TrajectoryConfig, corpus: TokenCorpus) -> None:
 def _write_config(config: TrajectoryConfig, path: Path) -> None:
     text = config.model_dump_json(indent=2) + "\n"
     if path.exists():
-        if TrajectoryConfig.model_validate_json(path.read_text("utf-8")) != config:
+        if _identity(TrajectoryConfig.model_validate_json(path.read_text("utf-8"))) != _identity(
+            config
+        ):
             raise ConfigurationError(
                 f"{path} belongs to another run; give this one a folder of its own"
             )
@@ -314,6 +316,12 @@ def _write_config(config: TrajectoryConfig, path: Path) -> None:
     draft = path.with_suffix(".draft")
     draft.write_text(text, "utf-8")
     draft.replace(path)
+
+
+def _identity(config: TrajectoryConfig) -> dict[str, Any]:
+    """Return what decides a run's result: not where its corpus lies, nor how often it writes."""
+    hidden = {"corpus": True, "training": {"checkpoint_seconds", "report_seconds"}}
+    return config.model_dump(exclude=hidden)
 
 
 def _finite(value: float) -> float | None:
