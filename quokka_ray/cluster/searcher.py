@@ -103,6 +103,10 @@ class CampaignSearch(OptunaSearch):
         """Refuse: a resumed search is a fresh one on the same ledger."""
         raise RuntimeError("a campaign resumes from its ledger, not from Tune's state")
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Pickle as nothing: Tune writes its tuner to disk, and nobody reads that."""
+        return {}
+
     def _propose_through_optuna(self, trial_id: str) -> Proposal:
         super().suggest(trial_id)
         proposal = self._steered.proposal
