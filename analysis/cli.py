@@ -4,6 +4,7 @@ import argparse
 import io
 import json
 import math
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any, Literal, TextIO
 
 import pandas as pd
 
-from analysis.errors import AnalysisError, RunTableError
+from analysis.errors import AnalysisError, OutputError, RunTableError
 from analysis.units import format_quantity, parse_quantity
 
 INTERRUPTED = 130
@@ -59,7 +60,7 @@ def _add_fit(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         help="threshold on log loss; auto: 1.345 times the noise; published fits: 1e-3",
     )
     verb.add_argument("--bootstrap", type=_positive_count, default=1000, metavar="N")
-    verb.add_argument("--seed", type=int, default=0)
+    verb.add_argument("--seed", type=_seed, default=0)
     verb.add_argument(
         "--priors",
         choices=("auto", "weak", "none"),
@@ -311,13 +312,11 @@ def _read_points(path: Path) -> pd.DataFrame:
 
 
 def _check_writable(folder: Path) -> None:
-    """Refuse early where `folder` cannot be made, before anything is computed."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise RunTableError(
-            f"{folder}: cannot write there ({error}); choose another --out"
-        ) from error
+    """Refuse early where `folder` cannot be made, before anything is computed or created."""
+    there = next(p for p in (folder, *folder.absolute().parents) if p.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK):
+        reason = "is not writable" if there.is_dir() else "is a file"
+        raise OutputError(f"{folder}: cannot write there, since {there} {reason}; choose another")
 
 
 def _delta(text: str) -> float | Literal["auto"]:
@@ -339,6 +338,12 @@ def _positive_count(text: str) -> int:
     if value != round(value) or value < 20:
         raise argparse.ArgumentTypeError(f"{text!r} must be a whole number of at least 20")
     return int(value)
+
+
+def _seed(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} must be a whole number of at least 0")
+    return int(text)
 
 
 def _column(text: str) -> tuple[str, str]:

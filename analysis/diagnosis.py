@@ -11,6 +11,11 @@ _WIDEST = {"scale": np.log(3.0), "exponent": 0.35, "floor": 0.15}
 """Half width of a 90 % interval, in the logarithm, up to which a parameter counts as identified:
 a factor of 3 for A and B, 35 % for exponents, 15 % for E, whose error adds to every prediction."""
 
+_LEAST_DECADES = 2.0
+"""Compute that runs must span before E counts as identified: over less, the loss has not bent
+enough to show its floor, and E, with alpha, moves by several standard errors as larger runs come,
+however narrow its interval is."""
+
 _LEAST_LEARNED = 0.5
 """Share of a prior's spread that the runs must have removed."""
 
@@ -24,12 +29,18 @@ def identified(fit: "Fit") -> dict[str, bool]:
         free = not (fit.at_bound.size and fit.at_bound[index])
         # Only the exponents mean the same before and after centring.
         learned = kind != "exponent" or not fit.learned.size or fit.learned[index] > _LEAST_LEARNED
-        result[name] = bool(narrow and free and learned)
+        spanned = kind != "floor" or _decades(fit) >= _LEAST_DECADES
+        result[name] = bool(narrow and free and learned and spanned)
     if fit.response.lr_fitted:
         first = len(fit.law.parameters)
         result["lr"] = bool(fit.learned[first + 1] > _LEAST_LEARNED)
         result["lr_slopes"] = bool((fit.learned[first + 2 : first + 4] > _LEAST_LEARNED).all())
     return result
+
+
+def _decades(fit: "Fit") -> float:
+    low, high = fit.state.validity["flops"]
+    return float(np.log10(high / low))
 
 
 def warnings(fit: "Fit") -> list[str]:
@@ -46,6 +57,11 @@ def warnings(fit: "Fit") -> list[str]:
         result.append(
             "all runs have nearly the same tokens per parameter: the data cannot tell the effect "
             "of N from that of D"
+        )
+    if _decades(fit) < _LEAST_DECADES:
+        result.append(
+            f"the runs span {_decades(fit):.2g} decades of compute: E and the exponents may move "
+            "beyond their intervals as larger runs come"
         )
     if sizes < 4:
         result.append(f"only {sizes} model sizes: the exponent of N rests on very little")

@@ -23,3 +23,9 @@ class FitError(AnalysisError):
     """Too few runs, or the fit was rejected: no law can be stated."""
 
     exit_code = 5
+
+
+class OutputError(AnalysisError):
+    """Nothing can be written where the results were to go."""
+
+    exit_code = 3

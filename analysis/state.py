@@ -10,6 +10,8 @@ from analysis.laws.base import FloatArray, Law, Points
 from analysis.laws.response import Response
 from analysis.uncertainty import Allocation, Estimate, Prediction, combined_interval
 
+_UNKNOWN = 10.0 * float(np.log(10.0))
+
 
 @dataclass(frozen=True)
 class LawState:
@@ -103,4 +105,7 @@ class LawState:
 
 def _estimate(value: FloatArray, samples: FloatArray, variance: float) -> Estimate:
     low, high = combined_interval(np.asarray(value), samples, np.asarray(variance))
+    # Where an exponent may be zero there is no optimum to bound: the interval then says
+    # "unknown" with ten decades either way, which numbers can still hold.
+    low, high = np.maximum(low, value - _UNKNOWN), np.minimum(high, value + _UNKNOWN)
     return Estimate(float(np.exp(value)), float(np.exp(low)), float(np.exp(high)))

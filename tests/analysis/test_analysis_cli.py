@@ -111,7 +111,14 @@ def test_too_few_runs_end_with_code_5_and_write_nothing(tmp_path, capsys):
     printed = capsys.readouterr()
     assert "3 finished runs are too few" in printed.err
     assert printed.out == ""
-    assert not list((tmp_path / "law").glob("*"))
+    assert not (tmp_path / "law").exists()
+
+
+def test_an_output_that_cannot_be_written_ends_with_code_3(runs, law, capsys):
+    call = ["fit", str(runs), "--column", "loss=val_loss", "--out", f"{runs}/law"]
+    assert main(call) == 3
+    assert "is a file" in capsys.readouterr().err
+    assert main(["export", str(law), "--out", str(runs)]) == 3
 
 
 @pytest.mark.parametrize(
@@ -121,7 +128,7 @@ def test_too_few_runs_end_with_code_5_and_write_nothing(tmp_path, capsys):
         (["fit", "none.csv"], "no such file"),
         (["fit", "{runs}", "--column", "loss"], "NAME=SOURCE"),
         (["fit", "{runs}", "--huber-delta", "-1"], "above 0"),
-        (["fit", "{runs}", "--column", "loss=val_loss", "--out", "{runs}"], "cannot write"),
+        (["fit", "{runs}", "--seed", "-1"], "at least 0"),
         (["predict", "none", "--params", "1", "--tokens", "1"], "no such law file"),
         (["predict", "{law}", "--params", "1B"], "--params and --tokens"),
         (["predict", "{law}", "--params", "many", "--tokens", "1B"], "not a quantity"),

@@ -143,6 +143,30 @@ def test_one_isoflop_line_is_named_and_not_identified():
     assert not fit.identified["E"]
 
 
+def test_one_decade_of_compute_does_not_identify_the_floor():
+    rng = np.random.default_rng(0)
+    narrow = fit_law(observe(*scattered(60, rng, (1e11, 1e12)), rng, 1e-3), bootstrap=50)
+    wide = fit_law(observe(*scattered(60, rng, (1e9, 1e12)), rng, 1e-3), bootstrap=50)
+    assert not narrow.identified["E"]
+    assert any("decades of compute" in w for w in narrow.warnings)
+    assert wide.identified["E"]
+
+
+def test_no_table_gives_an_answer_without_bounds():
+    """Losses that no law explains: answers stay finite, and nothing counts as known."""
+    rng = np.random.default_rng(1)
+    runs = untuned(12, 0)
+    tables = [runs.assign(loss=3.0), runs.assign(loss=np.exp(rng.normal(1, 0.5, 12)))]
+    tables.append(runs.assign(loss=3 + np.log(runs["params"] * runs["tokens"]) / 20))
+    for table in tables:
+        fit = fit_law(table, bootstrap=50)
+        best = fit.optimum(TARGET).params
+        assert 0 < best.low < best.value < best.high < np.inf
+        assert best.high > 50 * best.low
+        assert not fit.identified["alpha"]
+        assert not fit.identified["E"]
+
+
 def test_diverged_runs_are_counted_and_not_fitted():
     runs = untuned(20, 0).assign(status="finished")
     runs.loc[3, "status"] = "diverged"
