@@ -320,7 +320,7 @@ def _write_config(config: TrajectoryConfig, path: Path) -> None:
 
 def _identity(config: TrajectoryConfig) -> dict[str, Any]:
     """Return what decides a run's result: not where its corpus lies, nor how often it writes."""
-    hidden = {"corpus": True, "training": {"checkpoint_seconds", "report_seconds"}}
+    hidden: Any = {"corpus": True, "training": {"checkpoint_seconds", "report_seconds"}}
     return config.model_dump(exclude=hidden)
 
 

@@ -1,0 +1,201 @@
+"""Train the quick start's recipe near its optima, and print losses, seed noise and speed.
+
+    python benchmarks/recipe.py                                the books, 50 symbols
+    python benchmarks/recipe.py --corpus python-stdlib --tokenizer bytes
+    python benchmarks/recipe.py --cells 24@1e11 --seeds 4 --set lr=0.006 --set weight_power=1
+
+A cell is WIDTH@FLOPS; FLOPs count (6 N + 12 * layers * width * seq_len) a token. Losses are in
+bits per token of 512 validation sequences with 4 masks each, the same for all runs. The first
+lines price the machine: what one thread reaches in a plain matrix product, and what share of it
+a training step does. The last line holds the means against the ones that the recipe was made to
+reach: at 3e10, 1e11 and 3e11 FLOPs, 3.405, 3.222 and 3.062 bits a character on the books.
+"""
+
+import argparse
+import math
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+
+from quokka_ray.corpus.prepare import prepare
+from quokka_ray.corpus.store import TokenCorpus
+from quokka_ray.model.counts import (
+    count_params,
+    count_params_non_embedding,
+    evaluation_flops,
+    flops_per_token,
+    training_flops,
+)
+from quokka_ray.model.shapes import depth_of, make_shape
+from quokka_ray.study.config import (
+    CorpusConfig,
+    DiffusionConfig,
+    EvaluationConfig,
+    ModelConfig,
+    TrainingConfig,
+)
+from quokka_ray.study.trajectory import TrajectoryConfig
+from quokka_ray.training.loop import Trainer
+from quokka_ray.training.run import train
+
+HERE = Path(__file__).parent
+BOOKS = HERE.parent.parent / "shared" / "corpora"
+TARGETS = {3e10: 3.405, 1e11: 3.222, 3e11: 3.062}
+MODEL = ModelConfig(
+    seq_len=64,
+    head_dim=8,
+    ffn_multiple=8,
+    rope_base=100,
+    embedding_norm=True,
+    conv_width=3,
+    zero_init_residual=True,
+)
+TRAINING = TrainingConfig(
+    optimizer="muon",
+    lr=1.2e-2,
+    muon_lr_ratio=1.667,
+    beta1=0.9,
+    beta2=0.98,
+    weight_decay=0,
+    batch_sequences=8,
+    warmup_fraction=0.05,
+    cooldown_fraction=0.4,
+)
+DIFFUSION = DiffusionConfig(weight_power=0.5)
+
+
+def sections(changes: list[str]) -> tuple[ModelConfig, TrainingConfig, DiffusionConfig]:
+    """Return the recipe's sections with `key=value` changes, each to the section that knows it."""
+    found = [MODEL.model_dump(), TRAINING.model_dump(), DIFFUSION.model_dump()]
+    for change in changes:
+        key, _, value = change.partition("=")
+        owners = [section for section in found if key in section]
+        if not owners:
+            raise SystemExit(f"no section of the recipe knows {key!r}")
+        owners[0][key] = value
+    return ModelConfig(**found[0]), TrainingConfig(**found[1]), DiffusionConfig(**found[2])
+
+
+def trajectory(corpus: TokenCorpus, cell: str, seed: int, changes: list[str]) -> TrajectoryConfig:
+    """Return the run of one cell and seed."""
+    width, _, budget = cell.partition("@")
+    model, training, diffusion = sections(changes)
+    shape = make_shape(int(width), depth_of(int(width)), model)
+    params = count_params(shape, model, corpus.vocab_size)
+    per_token = 6 * params + 12 * shape.layers * shape.d_model * model.seq_len
+    step = training.batch_sequences * model.seq_len
+    tokens = max(1, round(float(budget) / per_token / step)) * step
+    evaluation = EvaluationConfig(sequences=512, draws=4)
+    trained = training_flops(shape, model, corpus.vocab_size, tokens)
+    return TrajectoryConfig(
+        id=f"{cell}-s{seed}",
+        study="recipe",
+        corpus=corpus.path,
+        corpus_hash=corpus.hash,
+        tokenizer=corpus.tokenizer_id,
+        vocab_size=corpus.vocab_size,
+        model=model,
+        shape=shape,
+        diffusion=diffusion,
+        training=training,
+        evaluation=evaluation,
+        tokens=tokens,
+        unique_tokens=corpus.train_tokens,
+        lr=training.lr,
+        lr_schedule="wsd",
+        seed=seed,
+        params=params,
+        params_non_embedding=count_params_non_embedding(shape, model, corpus.vocab_size),
+        flops=6.0 * params * tokens,
+        flops_exact=trained + evaluation_flops(shape, model, corpus.vocab_size, evaluation),
+    )
+
+
+def fastest(call, repeats: int = 5) -> float:
+    """Return the least seconds that `call` took."""
+    best = math.inf
+    for _ in range(repeats):
+        begun = time.perf_counter()
+        call()
+        best = min(best, time.perf_counter() - begun)
+    return best
+
+
+def price(corpus: TokenCorpus, widths: list[int], changes: list[str]) -> None:
+    """Print the exact FLOP/s of a training step over those of a large matrix product."""
+    square = torch.randn(1024, 1024)
+    peak = 2 * 1024**3 / fastest(lambda: square @ square)
+    print(f"one thread, fp32 matrix product of 1024: {peak / 1e9:.0f} GFLOP/s")
+    for width in widths:
+        config = trajectory(corpus, f"{width}@1e12", 0, changes)
+        windows = corpus.window_order(config.unique_tokens, config.model.seq_len, 0)
+        trainer = Trainer(config, windows, "cpu")
+
+        def steps(count: int = 20, trainer: Trainer = trainer) -> None:
+            for _ in range(count):
+                trainer.advance()
+
+        steps()
+        seconds = fastest(steps) / 20
+        exact = flops_per_token(config.shape, config.model, config.vocab_size)
+        rate = exact * config.batch_tokens / seconds
+        print(
+            f"width {width:4d}  N {config.params:9,d}  {seconds * 1e3:6.2f} ms a step  "
+            f"{config.batch_tokens / seconds:9,.0f} tokens/s  {rate / 1e9:6.1f} GFLOP/s  "
+            f"{rate / peak:.3f} of the product"
+        )
+
+
+def main() -> None:
+    """Parse, train, print."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--corpus", default="books", help="books, python-stdlib, or a glob")
+    parser.add_argument("--tokenizer", default=str(HERE / "books50_tokenizer.json"))
+    parser.add_argument("--cells", nargs="+", default=["16@3e10", "24@1e11", "32@3e11"])
+    parser.add_argument("--seeds", type=int, default=2)
+    parser.add_argument("--set", dest="changes", action="append", default=[])
+    parser.add_argument("--cache", type=Path, default=None)
+    parser.add_argument("--no-price", action="store_true", help="leave out the speed")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    section: dict = {"tokenizer": options.tokenizer, "cache": options.cache}
+    if options.corpus == "books":
+        section |= {
+            "source": "files",
+            "paths": (str(BOOKS / "books-train.parquet"),),
+            "validation_paths": (str(BOOKS / "books-validation.parquet"),),
+        }
+    elif options.corpus != "python-stdlib":
+        section |= {"source": "files", "paths": (options.corpus,)}
+    corpus = TokenCorpus.open(prepare(CorpusConfig(**section)))
+    if not options.no_price:
+        widths = sorted({int(cell.split("@")[0]) for cell in options.cells})
+        price(corpus, widths, options.changes)
+    summary = []
+    for cell in options.cells:
+        bits = []
+        for seed in range(options.seeds):
+            config = trajectory(corpus, cell, seed, options.changes)
+            with tempfile.TemporaryDirectory() as folder:
+                begun = time.perf_counter()
+                outcome = train(config, Path(folder), report=lambda row: None)
+                seconds = time.perf_counter() - begun
+            bits.append(outcome.loss / math.log(2))
+            print(
+                f"{cell} seed {seed}: {bits[-1]:.4f} bits a token, {config.steps} steps, "
+                f"{config.tokens / config.params:.0f} tokens a parameter, {seconds:.1f} s",
+                flush=True,
+            )
+        mean = statistics.fmean(bits)
+        noise = statistics.stdev(bits) / mean if len(bits) > 1 else math.nan
+        target = TARGETS.get(float(cell.split("@")[1])) if options.corpus == "books" else None
+        aim = f" (aim {target}, {mean - target:+.3f})" if target else ""
+        summary.append(f"{cell} {mean:.3f}{aim} seed noise {100 * noise:.1f} %")
+    print("; ".join(summary))
+
+
+if __name__ == "__main__":
+    main()
