@@ -1,0 +1,184 @@
+"""The observer of a campaign that feeds TensorBoard and the terminal."""
+
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from quokka_ray.reporting.live import LiveView, trial_line
+from quokka_ray.reporting.state import Optimum, RunningTrial, SearchState
+from quokka_ray.reporting.tensorboard import StudyBoard
+from quokka_ray.study.config import StudyConfig
+from quokka_ray.study.folder import StudyFolder
+from quokka_ray.study.trajectory import TrajectoryConfig
+
+if TYPE_CHECKING:
+    from analysis.fitting.fit import Fit
+    from quokka_ray.campaign.campaign import Campaign
+
+PICTURE_SECONDS = 20.0
+"""Pictures take a second to draw: at most so often, so that trials never wait for them."""
+
+
+class Watch:
+    """Shows a campaign. One for each search; `finish` it when the search has ended.
+
+    Args:
+        study: The study.
+        folder: Its folder; event files go to `folder.tensorboard`.
+        view: The terminal.
+        clock: Seconds, for the rate of pictures.
+    """
+
+    def __init__(
+        self,
+        study: StudyConfig,
+        folder: StudyFolder,
+        view: LiveView,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._study = study
+        self._view = view
+        self._clock = clock
+        self._board = StudyBoard(folder.tensorboard)
+        self._events: list[str] = []
+        self._next_picture = float("-inf")
+        self._law: dict[str, Any] = {}
+        self._fit: Fit | None = None
+
+    def planned(self, campaign: "Campaign", trajectory: TrajectoryConfig) -> None:
+        """A trajectory was planned: its hyperparameters are in TensorBoard from now on."""
+        self._board.trial_started(
+            trajectory.id,
+            {
+                "params": trajectory.params,
+                "tokens": trajectory.tokens,
+                "lr": trajectory.lr,
+                "lr_schedule": trajectory.lr_schedule,
+                "tokens_per_param": trajectory.tokens / trajectory.params,
+                "unique_tokens": trajectory.unique_tokens,
+                "batch_tokens": trajectory.batch_tokens,
+                "flops": trajectory.flops,
+                "flops_exact": trajectory.flops_exact,
+                "seed": trajectory.seed,
+                **trajectory.shape.model_dump(),
+            },
+        )
+        self._show(campaign)
+
+    def told(self, campaign: "Campaign", row: dict[str, Any]) -> None:
+        """A row was reported."""
+        trajectory = row["trajectory"]
+        if row["kind"] == "progress":
+            self._board.progress(row)
+        elif row["kind"] == "observation":
+            self._board.observation(row)
+        elif row["kind"] == "ended":
+            self._board.trial_ended(trajectory, row["status"])
+            seen = campaign.ledger.trajectories[trajectory].observations
+            account = campaign.account
+            self._events.append(
+                trial_line(
+                    trajectory,
+                    row["status"],
+                    seen[-1]["loss"] if seen else None,
+                    account.spent / account.cap,
+                    row.get("reason") or "",
+                )
+            )
+        self._show(campaign)
+
+    def refitted(self, campaign: "Campaign", fit: "Fit") -> None:
+        """The law was refitted: numbers at once, pictures now and then."""
+        self._law = _law_fields(fit, self._study.target.flops)
+        self._fit = fit
+        pictures = self._clock() >= self._next_picture
+        self._write_law(campaign, pictures)
+        if pictures:
+            self._next_picture = self._clock() + PICTURE_SECONDS
+        self._show(campaign)
+
+    def state(self, campaign: "Campaign") -> SearchState:
+        """Return the search as it stands."""
+        account = campaign.account
+        counts = campaign.counts()
+        counts.pop("unfinished", None)
+        running = []
+        for trajectory in sorted(campaign.live):
+            state = campaign.ledger.trajectories[trajectory]
+            row = state.progress or {}
+            running.append(
+                RunningTrial(
+                    id=trajectory,
+                    params=state.config.params,
+                    tokens=state.config.tokens,
+                    progress=row.get("tokens", 0) / state.config.tokens,
+                    loss=row.get("train_loss"),
+                )
+            )
+        return SearchState(
+            name=self._study.name,
+            budget_flops=account.cap,
+            target_flops=self._study.target.flops,
+            spent_flops=account.spent,
+            reserved_flops=account.committed - account.spent,
+            counts=counts,
+            running=running,
+            message="" if self._law else campaign.no_fit_because,
+            events=self._events,
+            **self._law,
+        )
+
+    def finish(self, campaign: "Campaign") -> SearchState:
+        """Write the last pictures, close the event files, and return the last state."""
+        if self._fit is not None:
+            self._write_law(campaign, pictures=True)
+        self._board.close()
+        state = self.state(campaign)
+        self._view.update(state)
+        return state
+
+    def _show(self, campaign: "Campaign") -> None:
+        self._view.update(self.state(campaign))
+
+    def _write_law(self, campaign: "Campaign", pictures: bool) -> None:
+        assert self._fit is not None
+        optimum: Optimum = self._law["optimum"]
+        scalars: dict[str, float | None] = {
+            "budget_spent": campaign.account.spent / campaign.account.cap,
+            "params_at_target": optimum.params.value,
+            "tokens_at_target": optimum.tokens.value,
+            "loss_at_target": optimum.loss.value,
+            "half_width_ln_params": optimum.params.relative_width,
+            "half_width_ln_loss": optimum.loss.relative_width,
+            "sigma": self._fit.sigma,
+            **{f"parameter_{name}": value for name, value in self._law["parameters"].items()},
+        }
+        figures = {}
+        if pictures:
+            from analysis.figures import frontier_figure, isoflop_figure, residual_figure
+
+            figures = {
+                "isoflop": isoflop_figure(self._fit),
+                "frontier": frontier_figure(self._fit, target_flops=self._study.target.flops),
+                "predicted_against_observed": residual_figure(self._fit),
+            }
+        self._board.law(figures, scalars, step=len(self._fit.runs))
+
+
+def _law_fields(fit: "Fit", target_flops: float) -> dict[str, Any]:
+    """Return what a state shows of a law."""
+    best = fit.optimum(target_flops)
+    lr = float(fit.response.lr_optimum(best.params.value, best.tokens.value))
+    return {
+        "parameters": {name: estimate.value for name, estimate in fit.parameters.items()},
+        "identified": fit.identified,
+        "sigma": fit.sigma,
+        "optimum": Optimum(
+            params=best.params,
+            tokens=best.tokens,
+            loss=best.loss,
+            extrapolation_decades=best.extrapolation_decades,
+            lr=lr if lr == lr else None,  # not a number where the rate was never varied
+        ),
+        "warnings": fit.warnings,
+    }
