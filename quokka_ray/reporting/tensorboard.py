@@ -32,8 +32,8 @@ _PROGRESS = {
 class StudyBoard:
     """Writes what `tensorboard --logdir FOLDER` shows; a context manager.
 
-    Only trials in flight hold a file open. A study that is resumed writes further event files
-    into the same runs.
+    Only trials in flight have a writer, which is a thread and a file. A study that is resumed
+    writes further event files into the same runs.
 
     Args:
         folder: The log directory; made when the first event is written.
