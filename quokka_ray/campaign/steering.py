@@ -33,6 +33,11 @@ are bought although many small ones carry more information on a law that is take
 DIVERGED_EXCESS = 1.0
 """What a diverged trial scores: far worse than any that trained."""
 
+OVERHEAD_SHARE = 0.02
+"""What any run is taken to cost besides, as a share of the largest: else a great many of the
+cheapest runs look best, which say most of a law that is taken to be right and least of whether
+it is."""
+
 LARGEST_SHARE = 1 / 3
 """A run costs at most this share of what was spent before it."""
 
@@ -178,6 +183,7 @@ class Steering:
             tolerances=Tolerances(params=target.tolerance_params, loss=target.tolerance_loss),
             pending=pending,
             exponent=COST_EXPONENT,
+            overhead=OVERHEAD_SHARE * self._study.search.run_flops.high,
         )
         best = int(np.argmax(scores))
         chosen = candidates.iloc[best]

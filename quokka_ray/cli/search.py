@@ -10,6 +10,7 @@ from analysis.units import format_quantity
 from quokka_ray.campaign.menu import Rung
 from quokka_ray.cli.output import note, say
 from quokka_ray.study.config import StudyConfig
+from quokka_ray.study.folder import StudyFolder, saved_study
 from quokka_ray.study.loader import load_study
 
 
@@ -150,8 +151,6 @@ def run_search(options: argparse.Namespace) -> int:
 
 def run_resume(options: argparse.Namespace) -> int:
     """Go on with the study of a folder."""
-    from quokka_ray.study.folder import saved_study
-
     study = saved_study(options.folder, options.overrides)
     return _search(study, options, resume=True, overwrite=False)
 
@@ -159,30 +158,51 @@ def run_resume(options: argparse.Namespace) -> int:
 def _search(
     study: StudyConfig, options: argparse.Namespace, *, resume: bool, overwrite: bool
 ) -> int:
+    from rich.console import Console
+
+    from analysis.allocation import recommend
     from analysis.errors import FitError
-    from quokka_ray.cluster.driver import Outcome
+    from analysis.lawfile import load_law
+    from quokka_ray.cli.laws import add_shape
     from quokka_ray.cluster.driver import run_search as drive
     from quokka_ray.reporting.live import LiveView, final_report
     from quokka_ray.reporting.watch import Watch
 
+    watches: list[Watch] = []
+
+    def observe(study: StudyConfig, folder: StudyFolder) -> list[Watch]:
+        watches.append(Watch(study, folder, view))
+        return watches
+
     with LiveView() as view:
-        outcome: Outcome = drive(
+        outcome = drive(
             study,
             resume=resume,
             overwrite=overwrite,
             executor=options.executor,
-            observers=lambda study, folder: [Watch(study, folder, view)],
+            observers=observe,
             progress=note,
         )
+        state = watches[0].finish(outcome.campaign)
     if outcome.interrupted:
         command = shlex.join(["quokka-ray", "resume", str(study.folder)])
         note(f"stopped; everything is kept. Go on with:\n    {command}")
         return outcome.interrupted
-    if outcome.fit is None:
-        raise FitError(f"the search is done, but there is no law: {outcome.no_fit_because}")
-    final_report(study, outcome, as_json=options.json)
-    if options.strict and outcome.counts.get("failed"):
-        note(f"{outcome.counts['failed']} trials failed")
+    if outcome.law_folder is None:
+        raise FitError(
+            f"the search is done, but there is no law: {outcome.campaign.no_fit_because}"
+        )
+    if options.json:
+        answer = recommend(load_law(outcome.law_folder), study.target.flops)
+        add_shape(outcome.law_folder, answer)
+        say(json.dumps(answer))
+    else:
+        command = shlex.join(["quokka-ray", "recommend", str(study.folder), "--flops", "1e15"])
+        report = final_report(state, law_folder=str(outcome.law_folder), command=command)
+        Console().print(report)
+    failed = outcome.campaign.counts().get("failed", 0)
+    if options.strict and failed:
+        note(f"{failed} trials failed")
         return 4
     return 0
 
@@ -191,7 +211,6 @@ def run_status(options: argparse.Namespace) -> int:
     """Print every trajectory of a study with its reason, and the budget."""
     from quokka_ray.campaign.budget import account
     from quokka_ray.campaign.ledger import Ledger
-    from quokka_ray.study.folder import saved_study
 
     study = saved_study(options.folder, [])
     ledger = Ledger(options.folder / "ledger.jsonl", read_only=True)

@@ -1,6 +1,5 @@
 """The driver: one search from study file to law, in one process, resumable after any end."""
 
-import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,8 +17,6 @@ from quokka_ray.corpus import TokenCorpus, prepare
 from quokka_ray.study.config import StudyConfig
 from quokka_ray.study.folder import StudyFolder, open_folder
 
-logger = logging.getLogger(__name__)
-
 ObserverFactory = Callable[[StudyConfig, StudyFolder], Sequence[Observer]]
 
 
@@ -28,17 +25,13 @@ class Outcome:
     """How a search ended.
 
     Attributes:
-        fit: The law as it stands; None when there were too few runs.
-        no_fit_because: Why there is none.
-        law_folder: Where the law was exported; None without one.
-        counts: Trajectories by status; `unfinished` for those that a resume goes on with.
+        campaign: The campaign, closed: its fit, counts and ledger can be read.
+        law_folder: Where the law was written; None when there were too few runs for one.
         interrupted: Exit code of the signal that stopped the search; 0 without one.
     """
 
-    fit: Fit | None
-    no_fit_because: str
+    campaign: Campaign
     law_folder: Path | None
-    counts: dict[str, int]
     interrupted: int
 
 
@@ -112,13 +105,7 @@ def run_search(
         law_folder = None
         if campaign.fit is not None:
             law_folder = _export(campaign.fit, folder, study)
-        return Outcome(
-            fit=campaign.fit,
-            no_fit_because=campaign.no_fit_because,
-            law_folder=law_folder,
-            counts=campaign.counts(),
-            interrupted=interruption.exit_code,
-        )
+        return Outcome(campaign, law_folder, interruption.exit_code)
 
 
 def _export(fit: Fit, folder: StudyFolder, study: StudyConfig) -> Path:
