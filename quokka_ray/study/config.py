@@ -57,6 +57,15 @@ class Range(Section):
         return self
 
 
+def corpus_section(text: str) -> dict[str, Any]:
+    """Return the corpus section that one string stands for: a source's name, or where text is."""
+    if text == "python-stdlib":
+        return {"source": text}
+    if text.startswith("hub:"):
+        return {"source": "hub", "dataset": text.removeprefix("hub:")}
+    return {"source": "files", "paths": (text,)}
+
+
 class CorpusConfig(Section):
     """Where the text comes from, and how it becomes tokens.
 
@@ -88,13 +97,7 @@ class CorpusConfig(Section):
     @model_validator(mode="before")
     @classmethod
     def _from_string(cls, value: Any) -> Any:
-        if not isinstance(value, str):
-            return value
-        if value == "python-stdlib":
-            return {"source": value}
-        if value.startswith("hub:"):
-            return {"source": "hub", "dataset": value.removeprefix("hub:")}
-        return {"source": "files", "paths": (value,)}
+        return corpus_section(value) if isinstance(value, str) else value
 
     @model_validator(mode="after")
     def _source_is_complete(self) -> Self:
@@ -269,6 +272,17 @@ class StudyConfig(Section):
     target: TargetConfig
     law: LawConfig = LawConfig()
     resources: ResourcesConfig = ResourcesConfig()
+
+    @model_validator(mode="after")
+    def _runs_compare(self) -> Self:
+        uncooled = {"constant"} if self.training.cooldown_fraction else {"constant", "wsd"}
+        names = set(self.search.lr_schedule)
+        if names & uncooled and names - uncooled:
+            raise ValueError(
+                f"search.lr_schedule mixes runs that cool down ({', '.join(names - uncooled)}) "
+                f"with runs that do not ({', '.join(names & uncooled)}): no law holds for both"
+            )
+        return self
 
     @property
     def folder(self) -> Path:

@@ -1,6 +1,6 @@
 """Reading: what files, the environment and `--set` say, each value with where it came from.
 
-Nothing here knows which keys a study has; `loader.py` holds the merged result against the types.
+`loader.py` holds the merged result against the types; of the keys, only `corpus` is known here.
 """
 
 import re
@@ -13,6 +13,7 @@ from typing import Any
 import yaml
 
 from quokka_ray.errors import ConfigurationError
+from quokka_ray.study.config import corpus_section
 
 ENVIRONMENT_PREFIX = "QUOKKA_RAY__"
 
@@ -234,7 +235,7 @@ def _merge(
             if isinstance(kept, dict):
                 for dropped in _CORPUS_SOURCE_KEYS & kept.keys():
                     del kept[dropped]
-            value = _corpus_source(value)
+            value = corpus_section(value)
         if isinstance(value, Mapping):
             if not isinstance(base.get(name), dict):
                 base[name] = {}
@@ -246,12 +247,3 @@ def _merge(
                 del origins[known]
             base[name] = value
             origins[key] = origin
-
-
-def _corpus_source(text: str) -> dict[str, Any]:
-    """Return the corpus section that one string stands for: a source's name, or where text is."""
-    if text == "python-stdlib":
-        return {"source": text}
-    if text.startswith("hub:"):
-        return {"source": "hub", "dataset": text.removeprefix("hub:")}
-    return {"source": "files", "paths": [text]}

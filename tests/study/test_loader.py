@@ -183,3 +183,8 @@ def test_a_dump_reads_back_equal(base: Path, tmp_path: Path) -> None:
     )
     (tmp_path / "dump.yaml").write_text(dump_study(study), encoding="utf-8")
     assert load(tmp_path / "dump.yaml") == study
+
+
+def test_schedules_that_no_single_law_holds_for_are_refused_together(base: Path) -> None:
+    assert load(base, "search.lr_schedule=[wsd, cosine]").search.lr_schedule == ("wsd", "cosine")
+    assert "no law holds for both" in complaint(base, "search.lr_schedule=[wsd, constant]")
