@@ -6,8 +6,9 @@ the run's predicted log loss and g the gradient of the answer, a run of noise si
 answer's variance by (g^T V f)^2 / (sigma^2 + f^T V f) (c-optimal design).
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import pandas as pd
@@ -127,56 +128,40 @@ def _gradients(fit: Steerable, runs: pd.DataFrame) -> FloatArray:
 
 
 def space_filling(
-    *,
-    params: tuple[float, float],
-    flops: tuple[float, float],
-    tokens_per_param: tuple[float, float],
-    budgets: int = 3,
-    sizes: int = 5,
+    levels: Iterable[pd.DataFrame], *, allowance: float, sizes: int = 6
 ) -> pd.DataFrame:
     """Return the first runs: several sizes on a few shared budgets, the cheapest first.
 
     Sizes that share a budget draw the U of an IsoFLOP curve, whose two arms show the exponents
-    of N and of D apart; several budgets show how fast the minimum falls. The budgets are evenly
-    spaced in the logarithm. On each, sizes are spread evenly in the logarithm over what
-    `params` and `tokens_per_param` leave open, and sit midway between those of the budget below,
-    so that few sizes repeat.
+    of N and of D apart; several budgets show how fast the minimum falls. On each, sizes are
+    spread evenly in the logarithm, from the middle outwards: should the search end early, minima
+    come first.
 
     Args:
-        params: smallest and largest N.
-        flops: smallest and largest 6 N D of these runs.
-        tokens_per_param: smallest and largest D / N.
-        budgets: number of shared budgets.
-        sizes: sizes on each.
+        levels: for each budget, the cheapest first, the runs that it could buy, one a size;
+            columns `params` and `cost`, and whatever else a run needs.
+        allowance: what the runs may cost in all; the first level that has runs is always bought.
+        sizes: sizes on each budget.
 
     Returns:
-        Columns `params, tokens, flops, budget` (the budget's number from 0), cheapest first.
-        A budget that leaves no room within the ranges is left out.
-
-    Raises:
-        ValueError: no budget leaves room.
+        The rows chosen, with a column `level` (from 0); empty when no level has runs.
     """
-    rows: list[dict[str, Any]] = []
-    for number, work in enumerate(np.geomspace(*flops, budgets)):
-        low = max(params[0], np.sqrt(work / 6.0 / tokens_per_param[1]))
-        high = min(params[1], np.sqrt(work / 6.0 / tokens_per_param[0]))
-        if low > high:
+    chosen: list[pd.DataFrame] = []
+    spent = 0.0
+    for number, runs in enumerate(levels):
+        if runs.empty:
             continue
-        # Alternate budgets are shifted by half a step, inwards from both ends.
-        inset = 0.0 if number % 2 == 0 else 0.25 / sizes
-        places = np.linspace(inset, 1.0 - inset, sizes) if sizes > 1 else np.array([0.5])
-        rows.extend(
-            {"params": n, "tokens": work / 6.0 / n, "flops": work, "budget": number}
-            for n in np.unique(np.exp(np.log(low) + places * np.log(high / low)).round(6))
-        )
-    if not rows:
-        raise ValueError(
-            "no run fits these ranges of params, flops and tokens per parameter together; "
-            "widen one of them"
-        )
-    # Within a budget from the middle outwards: should the search end early, minima come first.
-    table = pd.DataFrame(rows)
-    middle = table.groupby("budget")["params"].transform(lambda n: np.exp(np.log(n).mean()))
-    distance = np.log(table["params"] / middle).abs()
-    order = pd.DataFrame({"budget": table["budget"], "distance": distance.round(6)})
-    return table.loc[order.sort_values(["budget", "distance"]).index].reset_index(drop=True)
+        runs = runs.sort_values("params", ignore_index=True)
+        size = np.log(runs["params"].to_numpy(dtype=np.float64))
+        wanted = np.linspace(size[0], size[-1], sizes)
+        picks = np.unique(np.abs(size[:, None] - wanted).argmin(axis=0))
+        middle = (len(picks) - 1) / 2
+        outwards = picks[np.argsort(np.abs(np.arange(len(picks)) - middle), kind="stable")]
+        level = runs.iloc[outwards].assign(level=number)
+        spent += float(level["cost"].sum())
+        if chosen and spent > allowance:
+            break
+        chosen.append(level)
+    if not chosen:
+        return pd.DataFrame(columns=["params", "tokens", "cost", "level"])
+    return pd.concat(chosen, ignore_index=True)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from analysis.design import Tolerances, expected_widths, score_candidates
+from analysis.design import Tolerances, expected_widths, score_candidates, space_filling
 from analysis.fitting.fit import Fit
 from quokka_ray.campaign.factors import Scored, suggest_factors
 from quokka_ray.campaign.ledger import TrajectoryState
@@ -69,38 +69,21 @@ def start_design(study: StudyConfig, menu: Menu) -> pd.DataFrame:
     """Return the space-filling start.
 
     Returns:
-        Columns params, tokens, cost, price; cheap prices first, within a price from the middle
-        sizes outward. Its total cost is at most `search.initial_fraction` of the budget, or one
-        price level if even that does not fit.
+        Columns params, tokens, cost, price. Its total cost is at most `search.initial_fraction`
+        of the budget, or that of one price if even this does not fit.
     """
-    allowance = study.search.initial_fraction * study.budget.flops
-    rows: list[pd.DataFrame] = []
-    price, spent = study.search.run_flops.low, 0.0
+    prices = []
+    price = study.search.run_flops.low
     while price <= study.search.run_flops.high * (1 + 1e-9):
-        level = _level(menu, price)
-        cost = float(level["cost"].sum()) if not level.empty else 0.0
-        if rows and spent + cost > allowance:
-            break
-        if not level.empty:
-            rows.append(level)
-        spent += cost
+        prices.append(price)
         price *= START_RATIO
-    if not rows:
-        return menu.table.head(0).assign(price=[])
-    return pd.concat(rows, ignore_index=True)
-
-
-def _level(menu: Menu, price: float) -> pd.DataFrame:
-    """Return the runs at one price: sizes spread evenly in the logarithm."""
-    runs = menu.at_price(price)
-    if runs.empty:
-        return runs.assign(price=price)
-    sizes = np.log(runs["params"].to_numpy(float))
-    ideal = np.linspace(sizes[0], sizes[-1], START_SIZES)
-    chosen = sorted({int(np.abs(sizes - want).argmin()) for want in ideal})
-    middle = (len(chosen) - 1) / 2
-    outward = sorted(range(len(chosen)), key=lambda position: abs(position - middle))
-    return runs.iloc[[chosen[position] for position in outward]].assign(price=price)
+    start = space_filling(
+        [menu.at_price(price) for price in prices],
+        allowance=study.search.initial_fraction * study.budget.flops,
+        sizes=START_SIZES,
+    )
+    start["price"] = [prices[int(level)] for level in start["level"]]
+    return start.drop(columns="level")
 
 
 class Steering:

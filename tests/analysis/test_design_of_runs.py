@@ -91,22 +91,33 @@ def test_tighter_tolerance_on_loss_moves_the_choice_towards_it(fit):
     assert np.corrcoef(for_params, for_loss)[0, 1] < 0.999
 
 
-def test_first_runs_share_budgets_stay_in_range_and_start_cheap():
-    runs = space_filling(
-        params=(1e3, 1e6), flops=(1e9, 1e11), tokens_per_param=(5, 800), budgets=3, sizes=5
-    )
-    assert len(runs) == 15
-    assert runs["flops"].is_monotonic_increasing
-    assert list(runs.groupby("budget")["flops"].nunique()) == [1, 1, 1]
-    assert (runs.groupby("budget")["params"].nunique() == 5).all()
-    np.testing.assert_allclose(6 * runs["params"] * runs["tokens"], runs["flops"])
-    assert runs["params"].between(1e3, 1e6).all()
-    assert (runs["tokens"] / runs["params"]).between(4.99, 801).all()
+def level(work: float, low: float, high: float) -> pd.DataFrame:
+    """Forty sizes that share a budget, of D / N from `low` to `high`."""
+    ratio = np.geomspace(low, high, 40)
+    columns = {"params": np.sqrt(work / 6 / ratio), "tokens": np.sqrt(work / 6 * ratio)}
+    return pd.DataFrame({**columns, "cost": work})
 
 
-def test_first_runs_without_room_are_refused():
-    with pytest.raises(ValueError, match="widen"):
-        space_filling(params=(1e9, 2e9), flops=(1e9, 1e10), tokens_per_param=(5, 800))
+def test_first_runs_share_budgets_spread_sizes_and_start_cheap_from_the_middle():
+    levels = [level(work, 5, 800) for work in (1e9, 1e10, 1e11)]
+    runs = space_filling(levels, allowance=np.inf, sizes=5)
+    assert runs["cost"].is_monotonic_increasing
+    for number, drawn in runs.groupby("level"):
+        steps = np.diff(np.sort(np.log(drawn["params"])))
+        np.testing.assert_allclose(steps, np.log(160) / 8, rtol=0.15)
+        middle = np.median(levels[int(number)]["params"])
+        distance = np.abs(np.log(drawn["params"] / middle)).to_numpy()
+        assert distance[0] < 0.1
+        assert distance[-1] > distance[1]
+
+
+def test_first_runs_keep_to_their_allowance_in_whole_levels():
+    levels = [level(work, 5, 800) for work in (1e9, 1e10, 1e11)]
+    runs = space_filling(levels, allowance=1e11, sizes=5)
+    assert set(runs["level"]) == {0, 1}
+    assert runs["cost"].sum() == pytest.approx(5.5e10)
+    assert len(space_filling(levels, allowance=0, sizes=5)) == 5, "one level is always bought"
+    assert space_filling([levels[0].head(0)], allowance=1e12).empty
 
 
 def search(seed: int, adaptive: bool, budget: float) -> tuple[float, float]:
@@ -119,9 +130,8 @@ def search(seed: int, adaptive: bool, budget: float) -> tuple[float, float]:
         return 6 * params * tokens
 
     if adaptive:
-        first = space_filling(
-            params=(1, 1e9), flops=(1e8, 1e9), tokens_per_param=(3, 130), budgets=2, sizes=4
-        )
+        levels = [level(work, 3, 130) for work in (1e8, 1e9)]
+        first = space_filling(levels, allowance=np.inf, sizes=4)
         spent += sum(train(r.params, r.tokens) for r in first.itertuples())
     while True:
         ceiling = max(spent / 3, 3e8) if adaptive else np.inf
