@@ -116,15 +116,16 @@ class Steering:
             self._scored(states, fit),
             seed=self._study.seed * 1_000_003 + len(states),
         )
+        lr, schedule = center * factors["lr_factor"], factors["lr_schedule"]
         return Proposal(
             params=params,
             tokens=tokens,
             cost=cost,
-            lr=center * factors["lr_factor"],
+            lr=lr,
             lr_factor=factors["lr_factor"],
-            lr_schedule=factors["lr_schedule"],
+            lr_schedule=schedule,
             reason=reason,
-            predicted=None if fit is None else _predict(fit, params, tokens),
+            predicted=None if fit is None else _predict(fit, params, tokens, lr, schedule),
         )
 
     def _place(
@@ -209,8 +210,9 @@ class Steering:
         return scored
 
 
-def _predict(fit: Fit, params: int, tokens: int) -> Predicted:
-    prediction = fit.predict([params], [tokens], noise=True)
-    return Predicted(
-        float(prediction.value[0]), float(prediction.low[0]), float(prediction.high[0])
-    )
+def _predict(fit: Fit, params: int, tokens: int, lr: float, lr_schedule: str) -> Predicted:
+    """Return what the law expects of one run with its own learning rate and schedule."""
+    tuned = fit.predict([params], [tokens], noise=True)
+    off = math.exp(float(fit.response.penalty([params], [tokens], [lr], [lr_schedule])[0]))
+    value, low, high = (float(bound[0]) * off for bound in (tuned.value, tuned.low, tuned.high))
+    return Predicted(value, low, high)

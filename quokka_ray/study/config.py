@@ -99,6 +99,21 @@ class CorpusConfig(Section):
     def _from_string(cls, value: Any) -> Any:
         return corpus_section(value) if isinstance(value, str) else value
 
+    def absolute(self) -> Self:
+        """Return the section with the paths of local files made absolute, for a later process
+        that stands elsewhere."""
+
+        def rooted(paths: tuple[str, ...]) -> tuple[str, ...]:
+            return tuple(str(Path(path).expanduser().absolute()) for path in paths)
+
+        changes: dict[str, Any] = {
+            "paths": rooted(self.paths),
+            "validation_paths": rooted(self.validation_paths),
+        }
+        if self.tokenizer != "bytes":
+            changes["tokenizer"] = str(Path(self.tokenizer).expanduser().absolute())
+        return self.model_copy(update=changes)
+
     @model_validator(mode="after")
     def _source_is_complete(self) -> Self:
         if self.source == "files" and not self.paths:

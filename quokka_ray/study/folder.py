@@ -114,6 +114,7 @@ def open_folder(config: StudyConfig, *, resume: bool, overwrite: bool) -> StudyF
     """
     if resume and overwrite:
         raise ConfigurationError("--resume keeps the study and --overwrite deletes it: choose one")
+    config = config.model_copy(update={"corpus": config.corpus.absolute()})
     root = config.folder
     if re.match(r"^[A-Za-z][A-Za-z0-9+.-]+:/", str(config.storage)):
         raise ConfigurationError(

@@ -161,3 +161,17 @@ def test_a_folder_that_was_moved_is_read_where_it_lies(study: StudyConfig) -> No
     moved = study.storage / "elsewhere"
     study.folder.rename(moved)
     assert saved_study(moved).folder == moved
+
+
+def test_a_study_that_names_its_corpus_relatively_is_resumed_from_anywhere(
+    study: StudyConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    study = changed(study, corpus={"source": "files", "paths": ["texts/*.txt"]})
+    open_folder(study, resume=False, overwrite=False).close()
+    open_folder(study, resume=True, overwrite=False).close()
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    saved = saved_study(study.folder)
+    assert saved.corpus.paths == (str(tmp_path / "texts" / "*.txt"),)
+    open_folder(saved, resume=True, overwrite=False).close()
