@@ -103,7 +103,7 @@ def test_a_worker_that_dies_is_replaced_and_its_trajectory_run_again(tmp_path: P
         workers = [
             child
             for child in psutil.Process(process.pid).children(recursive=True)
-            if "run_trial" in " ".join(child.cmdline())
+            if "ImplicitFunc" in " ".join(child.cmdline())
         ]
         assert workers, "no trial is running"
         workers[0].kill()
