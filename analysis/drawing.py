@@ -65,8 +65,14 @@ def colour_bar(figure: Figure, axes: Axes, flops: FloatArray) -> None:
     bar = figure.colorbar(shades.map, ax=axes, pad=0.015, aspect=32, fraction=0.05)
     bar.outline.set_visible(False)
     bar.ax.set_ylim(low, max(high, low + 1e-3))
-    bar.ax.yaxis.set_major_locator(ticker.MaxNLocator(integer=True, nbins=7))
-    bar.ax.yaxis.set_major_formatter(ticker.FuncFormatter(lambda v, _: f"$10^{{{v:.0f}}}$"))
+    # Powers of ten; on a short span, where there are few, their doubles and fives too.
+    steps = (1, 2, 5) if high - low < 2 else (1,)
+    marks = [step * 10.0**power for power in range(int(low), int(high) + 1) for step in steps]
+    shown = [mark for mark in marks if low <= np.log10(mark) <= high]
+    bar.ax.yaxis.set_major_locator(ticker.FixedLocator(list(np.log10(shown))))
+    bar.ax.yaxis.set_major_formatter(
+        ticker.FixedFormatter([f"{mark:.0e}".replace("e+", "e") for mark in shown])
+    )
     bar.ax.tick_params(labelsize=8, colors=INK)
     bar.set_label("compute $C = 6ND$ (FLOPs)", fontsize=9, color=INK)
 

@@ -196,7 +196,7 @@ class Campaign:
 
     @property
     def start_plan(self) -> pd.DataFrame:
-        """The runs of the space-filling start: columns params, tokens, cost, price."""
+        """The runs of the space-filling start: columns params, tokens, cost, flops."""
         return self._steering.start
 
     def counts(self) -> dict[str, int]:

@@ -1,8 +1,8 @@
 """The menu: every run that a study could buy, with its exact price.
 
-Sizes are the rungs of the model family's ladder, prices are spread evenly over the logarithm of
-the allowed range, and tokens follow from the price: whole optimiser steps, never more than the
-price buys.
+Sizes are the rungs of the model family's ladder; levels of compute are spaced evenly in the
+logarithm and stated in 6ND, the law's own unit, so that runs of one level draw an IsoFLOP curve.
+Tokens follow: whole optimiser steps. What a run costs is counted in exact FLOPs.
 """
 
 import math
@@ -21,8 +21,8 @@ from quokka_ray.model.shapes import ladder
 from quokka_ray.study.config import StudyConfig
 from quokka_ray.study.trajectory import Shape
 
-PRICES = 25
-"""Price levels of the menu, evenly spaced in the logarithm."""
+LEVELS_PER_DECADE = 12
+"""Levels of compute in a factor of ten."""
 
 MIN_STEPS = 100
 """Shorter runs are mostly warmup: they say nothing of size or data."""
@@ -93,7 +93,11 @@ class Menu:
                 f"{study.model.head_dim}, the vocabulary {vocab_size})"
             )
         self._search = search
-        self.table = self._table()
+        self.table = (
+            pd.concat([self.at_level(level) for level in self.levels])
+            .drop_duplicates(["params", "tokens"])
+            .reset_index(drop=True)
+        )
         if self.table.empty:
             raise ConfigurationError(
                 "no run lies within search.params, search.run_flops, search.tokens_per_param and "
@@ -117,33 +121,32 @@ class Menu:
             Columns params, tokens, cost; empty when not even the cheapest fits.
         """
         fits = self.table[self.table["cost"] <= flops]
-        if fits.empty or flops >= self._search.run_flops.high:
+        if fits.empty or flops >= self.table["cost"].max():
             return fits.reset_index(drop=True)
-        return (
-            pd.concat([fits, self.at_price(flops)])
-            .drop_duplicates(["params", "tokens"])
-            .reset_index(drop=True)
-        )
+        rows = [self._row(rung, rung.steps_for(flops)) for rung in self.rungs.values()]
+        last = pd.DataFrame([row for row in rows if row], columns=fits.columns)
+        return pd.concat([fits, last]).drop_duplicates(["params", "tokens"]).reset_index(drop=True)
 
-    def at_price(self, flops: float) -> pd.DataFrame:
-        """Return the longest run of each size that costs at most `flops`, smallest size first.
+    @property
+    def levels(self) -> list[float]:
+        """The levels of compute, 6ND, smallest first."""
+        low, high = self._search.run_flops.low, self._search.run_flops.high
+        count = 1 + math.floor(LEVELS_PER_DECADE * math.log10(high / low) + 1e-9)
+        return [low * 10 ** (number / LEVELS_PER_DECADE) for number in range(count)]
+
+    def at_level(self, flops: float) -> pd.DataFrame:
+        """Return the runs of about `flops` FLOPs (6ND), smallest size first.
 
         Returns:
             Columns params, tokens, cost; sizes for which no such run is allowed are left out.
         """
-        rows = [self._row(rung, flops) for rung in self.rungs.values()]
+        rows = [
+            self._row(rung, round(flops / (6 * rung.params * rung.step_tokens)))
+            for rung in self.rungs.values()
+        ]
         return pd.DataFrame([row for row in rows if row], columns=["params", "tokens", "cost"])
 
-    def _table(self) -> pd.DataFrame:
-        low, high = self._search.run_flops.low, self._search.run_flops.high
-        count = 1 if low == high else PRICES
-        ratio = (high / low) ** (1 / max(1, count - 1))
-        levels = [low * ratio**step * (1 + 1e-9) for step in range(count)]
-        table = pd.concat([self.at_price(level) for level in levels])
-        return table.drop_duplicates(["params", "tokens"]).reset_index(drop=True)
-
-    def _row(self, rung: Rung, flops: float) -> dict[str, float] | None:
-        steps = rung.steps_for(flops)
+    def _row(self, rung: Rung, steps: int) -> dict[str, float] | None:
         tokens = steps * rung.step_tokens
         per_param = self._search.tokens_per_param
         if (

@@ -1,9 +1,9 @@
 """Steering: which run to buy next.
 
-A start that fills the space comes first: several sizes at each of a few shared prices, cheap ones
-first, so that both arms of each IsoFLOP curve are seen before any law is trusted. From then on
-the law that was refitted last places size and data where a run cuts the uncertainty of the
-target's answer most per FLOP, and Optuna places the other dimensions around it.
+A start that fills the space comes first: several sizes at each of a few shared levels of compute,
+cheap ones first, so that both arms of each IsoFLOP curve are seen before any law is trusted.
+From then on the law that was refitted last places size and data where a run cuts the uncertainty
+of the target's answer most per FLOP, and Optuna places the other dimensions around it.
 """
 
 import math
@@ -17,14 +17,14 @@ from analysis.design import Tolerances, expected_widths, score_candidates, space
 from analysis.fitting.fit import Fit
 from quokka_ray.campaign.factors import Scored, suggest_factors
 from quokka_ray.campaign.ledger import TrajectoryState
-from quokka_ray.campaign.menu import Menu
+from quokka_ray.campaign.menu import LEVELS_PER_DECADE, Menu
 from quokka_ray.study.config import LRScheduleName, StudyConfig
 
 START_SIZES = 6
-"""Sizes at each price of the start."""
+"""Sizes at each level of the start."""
 
-START_RATIO = math.sqrt(10.0)
-"""Ratio of neighbouring prices of the start."""
+START_LEVELS = LEVELS_PER_DECADE // 2
+"""The start takes every so manieth level of the menu: two in a factor of ten."""
 
 COST_EXPONENT = 0.4
 """A candidate's score is divided by its cost to this power: under 1, so that a few larger runs
@@ -69,20 +69,16 @@ def start_design(study: StudyConfig, menu: Menu) -> pd.DataFrame:
     """Return the space-filling start.
 
     Returns:
-        Columns params, tokens, cost, price. Its total cost is at most `search.initial_fraction`
-        of the budget, or that of one price if even this does not fit.
+        Columns params, tokens, cost, flops (the level, 6ND). Its total cost is at most
+        `search.initial_fraction` of the budget, or that of one level if even this does not fit.
     """
-    prices = []
-    price = study.search.run_flops.low
-    while price <= study.search.run_flops.high * (1 + 1e-9):
-        prices.append(price)
-        price *= START_RATIO
+    levels = menu.levels[::START_LEVELS]
     start = space_filling(
-        [menu.at_price(price) for price in prices],
+        [menu.at_level(level) for level in levels],
         allowance=study.search.initial_fraction * study.budget.flops,
         sizes=START_SIZES,
     )
-    start["price"] = [prices[int(level)] for level in start["level"]]
+    start["flops"] = [levels[int(level)] for level in start["level"]]
     return start.drop(columns="level")
 
 
@@ -134,7 +130,7 @@ class Steering:
         planned = {(state.config.params, state.config.tokens) for state in states}
         for row in self.start.itertuples():
             if (row.params, row.tokens) not in planned and row.cost <= available:
-                reason = f"start: IsoFLOP at {row.price:.2g} FLOPs"
+                reason = f"start: IsoFLOP at {row.flops:.2g} FLOPs"
                 return int(row.params), int(row.tokens), float(row.cost), reason
         spent = sum(state.flops_spent for state in states)
         ceiling = max(spent * LARGEST_SHARE, self._menu.smallest_cost)

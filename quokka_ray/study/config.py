@@ -207,7 +207,7 @@ class SearchConfig(Section):
     params: Range
     """Model sizes N, total parameters with tied embeddings counted once."""
     run_flops: Range
-    """Exact FLOPs that one trajectory may cost."""
+    """Compute of one trajectory in 6ND, the law's own unit; the budget counts exact FLOPs."""
     tokens_per_param: Range = Range(low=1, high=1000)
     unique_tokens: Count | None = None
     """Tokens U that trials may read; unset: the whole training split."""

@@ -70,7 +70,7 @@ def test_the_start_shows_both_arms_of_two_isoflop_curves_before_the_law_steers(
     start = campaign.start_plan
     assert start["cost"].sum() <= 0.31 * campaign.study.budget.flops
     levels = 0
-    for _, level in start.groupby("price"):
+    for _, level in start.groupby("flops"):
         losses = [
             simulated.true_loss(r.params, r.tokens)
             for r in level.sort_values("params").itertuples()

@@ -34,7 +34,7 @@ def test_every_run_on_the_menu_lies_in_the_ranges_of_the_study() -> None:
     table = offered.table
     assert len(table) > 100
     assert table["params"].between(4e3, 1e5).all()
-    assert table["cost"].between(0.9e10, 1e12 * (1 + 1e-6)).all()
+    assert (6 * table["params"] * table["tokens"]).between(0.98e10, 1.02e12).all()
     assert (table["tokens"] / table["params"]).between(2, 600).all()
     assert (table["tokens"] <= 5_000_000).all(), "no token is read twice"
     assert (table["tokens"] >= MIN_STEPS * 512).all()
@@ -43,11 +43,18 @@ def test_every_run_on_the_menu_lies_in_the_ranges_of_the_study() -> None:
 
 def test_a_price_is_what_its_steps_and_its_evaluation_cost() -> None:
     offered = menu()
-    for row in offered.at_price(1e11).itertuples():
+    for row in offered.at_level(1e11).itertuples():
         rung = offered.rungs[row.params]
         steps = row.tokens // rung.step_tokens
         assert row.cost == pytest.approx(steps * rung.step_flops + rung.evaluation_flops)
-        assert row.cost <= 1e11 < row.cost + rung.step_flops
+
+
+def test_runs_of_one_level_draw_an_isoflop_curve() -> None:
+    offered = menu()
+    level = offered.at_level(offered.levels[12])
+    assert len(level) >= 6
+    flops = 6 * level["params"] * level["tokens"]
+    np.testing.assert_allclose(flops, offered.levels[12], rtol=0.01)
 
 
 def test_what_is_left_of_a_budget_can_be_used_up() -> None:
@@ -60,10 +67,12 @@ def test_what_is_left_of_a_budget_can_be_used_up() -> None:
     assert offered.affordable(offered.smallest_cost * 0.99).empty
 
 
-def test_prices_are_spread_evenly_over_the_logarithm() -> None:
-    cost = np.log(menu().table["cost"])
-    halves = (cost < (cost.min() + cost.max()) / 2).mean()
-    assert 0.3 < halves < 0.7
+def test_levels_are_spread_evenly_over_the_logarithm() -> None:
+    levels = menu().levels
+    assert len(levels) == 25
+    np.testing.assert_allclose(np.diff(np.log(levels)), np.log(10) / 12)
+    assert levels[0] == 1e10
+    assert levels[-1] == pytest.approx(1e12)
 
 
 @pytest.mark.parametrize(
