@@ -38,6 +38,9 @@ OVERHEAD_SHARE = 0.02
 cheapest runs look best, which say most of a law that is taken to be right and least of whether
 it is."""
 
+LR_TRUST = 30.0
+"""A learning-rate law that leaves the stated rate by more than this factor is not followed."""
+
 LARGEST_SHARE = 1 / 3
 """A run costs at most this share of what was spent before it."""
 
@@ -132,6 +135,9 @@ class Steering:
             if (row.params, row.tokens) not in planned and row.cost <= available:
                 reason = f"start: IsoFLOP at {row.flops:.2g} FLOPs"
                 return int(row.params), int(row.tokens), float(row.cost), reason
+        reach = self._reach(states, fit, available)
+        if reach is not None:
+            return reach
         spent = sum(state.flops_spent for state in states)
         ceiling = max(spent * LARGEST_SHARE, self._menu.smallest_cost)
         candidates = self._menu.affordable(min(available, ceiling))
@@ -141,6 +147,29 @@ class Steering:
             reason = "at random: no law yet"
         else:
             chosen, reason = self._steer(fit, candidates, states)
+        return int(chosen["params"]), int(chosen["tokens"]), float(chosen["cost"]), reason
+
+    def _reach(
+        self, states: Sequence[TrajectoryState], fit: Fit | None, available: float
+    ) -> tuple[int, int, float, str] | None:
+        """Return the largest run, near the law's optimum, once: the first test of the law.
+
+        It is predicted from smaller runs alone, as the target is, and the range of compute that
+        a law was fitted on decides most of how far it can be trusted.
+        """
+        if fit is None:
+            return None
+        top = self._menu.levels[-1]
+        runs = self._menu.at_level(top)
+        runs = runs[runs["cost"] <= available]
+        if runs.empty or any(
+            6.0 * state.config.params * state.config.tokens > 0.9 * top for state in states
+        ):
+            return None
+        best = fit.optimum(top).params.value
+        distance = np.abs(np.log(runs["params"].to_numpy(float) / best))
+        chosen = runs.iloc[int(distance.argmin())]
+        reason = f"tests the law at the largest size of run, {top:.2g} FLOPs, near its optimum"
         return int(chosen["params"]), int(chosen["tokens"]), float(chosen["cost"]), reason
 
     def _steer(
@@ -179,9 +208,11 @@ class Steering:
         )
 
     def _lr_center(self, fit: Fit | None, params: float, tokens: float) -> float:
+        prior = self._study.training.lr
         if fit is None:
-            return self._study.training.lr
-        return float(fit.response.lr_optimum(params, tokens))
+            return prior
+        fitted = float(fit.response.lr_optimum(params, tokens))
+        return min(max(fitted, prior / LR_TRUST), prior * LR_TRUST)
 
     def _scored(self, states: Sequence[TrajectoryState], fit: Fit | None) -> list[Scored]:
         """Return what Optuna learns from: not from trajectories that failed or were stopped."""

@@ -187,3 +187,19 @@ def test_a_live_refit_is_fast():
         seconds.append(time.perf_counter() - start)
     # About 0.06 s on a quiet core; the bound leaves room for shared ones.
     assert min(seconds) < 0.5
+
+
+def test_runs_of_one_budget_never_send_the_learning_rate_astray():
+    """N and D are collinear on an IsoFLOP line; four runs of almost one rate lie on it."""
+    params = np.array([20_336, 10_240, 33_760, 48_592])
+    runs = pd.DataFrame(
+        {
+            "params": params,
+            "tokens": [245_760, 488_448, 147_968, 102_912],
+            "loss": [2.673, 2.565, 2.766, 2.826],
+            "lr": [0.01284, 0.0107, 0.01098, 0.02293],
+        }
+    )
+    for rows in (runs, runs.assign(lr=0.012 * (params / 2e4) ** 0.1)):
+        fit = fit_law(rows, lr_prior=0.012, priors="weak", bootstrap=20)
+        assert 0.004 < float(fit.response.lr_optimum(33_760, 468_000)) < 0.04

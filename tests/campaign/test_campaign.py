@@ -98,7 +98,20 @@ def test_every_trial_after_the_start_was_predicted_before_it_ran(folder: StudyFo
     assert steered
     for state in steered:
         assert state.planned["predicted"]["low"] < state.planned["predicted"]["high"]
-        assert "cuts the variance" in state.planned["reason"]
+    assert "tests the law" in steered[0].planned["reason"]
+    assert all("cuts the variance" in state.planned["reason"] for state in steered[1:])
+
+
+def test_the_first_run_after_the_start_is_the_largest_and_lies_near_the_optimum(
+    folder: StudyFolder,
+) -> None:
+    campaign = open_campaign(study(), folder)
+    run(campaign)
+    states = list(campaign.ledger.trajectories.values())
+    reach = states[len(campaign.start_plan)].config
+    flops = [6.0 * state.config.params * state.config.tokens for state in states]
+    assert flops[len(campaign.start_plan)] == max(flops)
+    assert abs(np.log(reach.params / simulated.true_optimum(max(flops)))) < 0.7
 
 
 def test_learning_rates_are_placed_relative_to_the_fitted_law(folder: StudyFolder) -> None:
