@@ -20,7 +20,7 @@ from ray.tune.search.optuna import OptunaSearch
 from quokka_ray.campaign.campaign import Answer, Campaign
 from quokka_ray.campaign.sampler import SteeredSampler, search_space
 from quokka_ray.campaign.steering import Proposal
-from quokka_ray.cluster.trainable import ROW, trial_config
+from quokka_ray.cluster.trainable import ROW, trial_config, why_it_failed
 
 logger = logging.getLogger(__name__)
 
@@ -82,7 +82,8 @@ class CampaignSearch(OptunaSearch):
         """Settle a trial whose process is gone, and tell Optuna what became of it."""
         trajectory = self._trajectories.pop(trial_id)
         if error:
-            self._campaign.lost(trajectory, "its process died (Ray's log says why)")
+            folder = self._campaign.folder.trajectory(trajectory)
+            self._campaign.lost(trajectory, why_it_failed(folder))
         else:
             self._campaign.returned(trajectory)
         optuna_trial = self._ot_trials.pop(trial_id, None)

@@ -5,6 +5,7 @@ Importing this module imports neither Ray nor torch; a worker imports them when 
 
 import json
 import time
+import traceback
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,9 @@ from quokka_ray.study.trajectory import TrajectoryConfig
 
 ROW = "row"
 """Key under which a row travels through Tune, as JSON: Tune adds its own keys beside it."""
+
+ERROR_FILE = "error.txt"
+"""Where a trial that failed leaves its traceback, in its trajectory's folder."""
 
 STOP_POLL_SECONDS = 0.2
 
@@ -31,6 +35,14 @@ class StopFlag:
             self._raised = self._path.exists()
             self._next_look = now + STOP_POLL_SECONDS
         return self._raised
+
+
+def why_it_failed(folder: Path) -> str:
+    """Return in one line why the process of the trajectory in `folder` is gone."""
+    path = folder / ERROR_FILE
+    if not path.exists():
+        return "its process died"
+    return f"{path.read_text().strip().splitlines()[-1]} (the traceback is in {path})"
 
 
 def trial_config(
@@ -59,13 +71,17 @@ def run_trial(config: dict[str, Any]) -> None:
 
     folder = Path(config["folder"])
     folder.mkdir(parents=True, exist_ok=True)
-    # A worker that outlives its killed driver by a moment must not write beside its successor.
-    with FileLock(folder / ".lock", timeout=60):
-        train(
-            TrajectoryConfig.model_validate_json(config["trajectory"]),
-            folder,
-            report=lambda row: tune.report({ROW: json.dumps(row)}),
-            should_stop=StopFlag(Path(config["stop_file"])),
-            device="cuda" if torch.cuda.is_available() else "cpu",
-            threads=config["threads"],
-        )
+    try:
+        # A worker that outlives its killed driver by a moment must not write beside its successor.
+        with FileLock(folder / ".lock", timeout=60):
+            train(
+                TrajectoryConfig.model_validate_json(config["trajectory"]),
+                folder,
+                report=lambda row: tune.report({ROW: json.dumps(row)}),
+                should_stop=StopFlag(Path(config["stop_file"])),
+                device="cuda" if torch.cuda.is_available() else "cpu",
+                threads=config["threads"],
+            )
+    except Exception:
+        (folder / ERROR_FILE).write_text(traceback.format_exc())
+        raise

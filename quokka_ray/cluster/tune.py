@@ -44,6 +44,8 @@ def run_on_ray(campaign: Campaign, stop_file: Path) -> None:
     from quokka_ray.cluster.searcher import CampaignSearch
     from quokka_ray.cluster.trainable import run_trial
 
+    # A trial's fault is told in one line by the campaign; its traceback is in its folder.
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
     resources = campaign.study.resources
     started_here = not ray.is_initialized()
     if started_here:
