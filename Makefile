@@ -49,8 +49,8 @@ tensorboard: $(STAMP) ## serve the study's pictures on this machine
 export: $(STAMP) ## write the study's law as tables and figures to FOLDER/export
 	$(BIN)/quokka-ray export $(FOLDER) --out $(FOLDER)/export $(ARGS)
 
-bench: $(STAMP) ## the benchmarks; each ends in a ratio
-	@for script in benchmarks/bench_*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
+bench: $(STAMP) ## the quick start's recipe: losses, seed noise, speed against a matrix product
+	$(BIN)/python benchmarks/recipe.py --corpus python-stdlib --tokenizer bytes $(ARGS)
 
 clean: ## remove .venv and caches; studies in runs/ are kept
 	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -37,6 +37,7 @@ from quokka_ray.study.config import (
     ModelConfig,
     TrainingConfig,
 )
+from quokka_ray.study.loader import load_study
 from quokka_ray.study.trajectory import TrajectoryConfig
 from quokka_ray.training.loop import Trainer
 from quokka_ray.training.run import train
@@ -44,35 +45,13 @@ from quokka_ray.training.run import train
 HERE = Path(__file__).parent
 BOOKS = HERE.parent.parent / "shared" / "corpora"
 TARGETS = {3e10: 3.405, 1e11: 3.222, 3e11: 3.062}
-MODEL = ModelConfig(
-    seq_len=64,
-    head_dim=8,
-    ffn_multiple=8,
-    rope_base=100,
-    embedding_norm=True,
-    conv_width=3,
-    zero_init_residual=True,
-    # 0.02 and a momentum of 0.95 leave some seeds of the smallest models on their plateau.
-    init_std=0.1,
-)
-TRAINING = TrainingConfig(
-    optimizer="muon",
-    lr=1.2e-2,
-    muon_lr_ratio=1.667,
-    muon_momentum=0.9,
-    beta1=0.9,
-    beta2=0.98,
-    weight_decay=0,
-    batch_sequences=8,
-    warmup_fraction=0.05,
-    cooldown_fraction=0.4,
-)
-DIFFUSION = DiffusionConfig(weight_power=0.5)
+STUDY = HERE.parent / "search_spaces" / "smoke.yaml"
 
 
 def sections(changes: list[str]) -> tuple[ModelConfig, TrainingConfig, DiffusionConfig]:
-    """Return the recipe's sections with `key=value` changes, each to the section that knows it."""
-    found = [MODEL.model_dump(), TRAINING.model_dump(), DIFFUSION.model_dump()]
+    """Return the quick start's sections with `key=value` changes, each to the section that knows it."""
+    study = load_study([STUDY], environ={})
+    found = [part.model_dump() for part in (study.model, study.training, study.diffusion)]
     for change in changes:
         key, _, value = change.partition("=")
         owners = [section for section in found if key in section]
