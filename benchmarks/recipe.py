@@ -49,7 +49,7 @@ STUDY = HERE.parent / "search_spaces" / "smoke.yaml"
 
 
 def sections(changes: list[str]) -> tuple[ModelConfig, TrainingConfig, DiffusionConfig]:
-    """Return the quick start's sections with `key=value` changes, each to the section that knows it."""
+    """Return the quick start's sections, each `key=value` change made where the key is known."""
     study = load_study([STUDY], environ={})
     found = [part.model_dump() for part in (study.model, study.training, study.diffusion)]
     for change in changes:
