@@ -25,7 +25,7 @@ from analysis.errors import AnalysisError
 from analysis.fitting.fit import Fit, fit_law
 from quokka_ray.campaign.budget import Account, account, projected_flops
 from quokka_ray.campaign.ledger import Ledger, Record, TrajectoryState, read_rows
-from quokka_ray.campaign.menu import Menu
+from quokka_ray.campaign.menu import Menu, plan_run
 from quokka_ray.campaign.steering import Proposal, Steering
 from quokka_ray.corpus import TokenCorpus
 from quokka_ray.study.config import StudyConfig
@@ -302,30 +302,17 @@ class Campaign:
 
     def _trajectory(self, proposal: Proposal) -> TrajectoryConfig:
         index = len(self.ledger.trajectories)
-        rung = self.menu.rungs[proposal.params]
-        steps = proposal.tokens // rung.step_tokens
-        return TrajectoryConfig(
-            id=f"{index:04d}-N{_short(proposal.params)}-D{_short(proposal.tokens)}",
-            study=self.study.name,
-            corpus=self.corpus.path,
-            corpus_hash=self.corpus.hash,
-            tokenizer=self.corpus.tokenizer_id,
-            vocab_size=self.corpus.vocab_size,
-            model=self.study.model,
-            shape=rung.shape,
-            diffusion=self.study.diffusion,
-            training=self.study.training,
-            evaluation=self.study.evaluation,
+        return plan_run(
+            f"{index:04d}-N{_short(proposal.params)}-D{_short(proposal.tokens)}",
+            self.study,
+            self.corpus,
+            self.menu.rungs[proposal.params],
             tokens=proposal.tokens,
             unique_tokens=self.menu.unique_tokens,
             lr=proposal.lr,
             lr_schedule=proposal.lr_schedule,
             # Neighbouring studies share no seeds, and a trajectory's seed survives a resume.
             seed=self.study.seed * 1_000_003 + index,
-            params=rung.params,
-            params_non_embedding=rung.params_non_embedding,
-            flops=6.0 * rung.params * proposal.tokens,
-            flops_exact=rung.cost(steps),
         )
 
 

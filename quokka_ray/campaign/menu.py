@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
+from quokka_ray.corpus import TokenCorpus
 from quokka_ray.errors import ConfigurationError
 from quokka_ray.model.counts import (
     count_params,
@@ -18,8 +19,8 @@ from quokka_ray.model.counts import (
     training_flops,
 )
 from quokka_ray.model.shapes import ladder
-from quokka_ray.study.config import StudyConfig
-from quokka_ray.study.trajectory import Shape
+from quokka_ray.study.config import LRScheduleName, StudyConfig
+from quokka_ray.study.trajectory import Shape, TrajectoryConfig
 
 LEVELS_PER_DECADE = 12
 """Levels of compute in a factor of ten."""
@@ -64,6 +65,55 @@ def price(shape: Shape, study: StudyConfig, vocab_size: int) -> Rung:
         step_flops=training_flops(shape, study.model, vocab_size, step_tokens),
         evaluation_flops=evaluation_flops(shape, study.model, vocab_size, study.evaluation),
         step_tokens=step_tokens,
+    )
+
+
+def plan_run(
+    name: str,
+    study: StudyConfig,
+    corpus: TokenCorpus,
+    rung: Rung,
+    *,
+    tokens: int,
+    unique_tokens: int,
+    lr: float,
+    lr_schedule: LRScheduleName,
+    seed: int,
+) -> TrajectoryConfig:
+    """Return the complete configuration of one run of a study.
+
+    Args:
+        name: The trajectory's id.
+        study: The study whose family, recipe and evaluation it shares.
+        corpus: The study's prepared corpus.
+        rung: Its size.
+        tokens: D, a whole number of optimiser steps.
+        unique_tokens: Tokens that it may read.
+        lr: Peak learning rate.
+        lr_schedule: Learning-rate schedule.
+        seed: Of its initialisation, masks and window order.
+    """
+    return TrajectoryConfig(
+        id=name,
+        study=study.name,
+        corpus=corpus.path,
+        corpus_hash=corpus.hash,
+        tokenizer=corpus.tokenizer_id,
+        vocab_size=corpus.vocab_size,
+        model=study.model,
+        shape=rung.shape,
+        diffusion=study.diffusion,
+        training=study.training,
+        evaluation=study.evaluation,
+        tokens=tokens,
+        unique_tokens=unique_tokens,
+        lr=lr,
+        lr_schedule=lr_schedule,
+        seed=seed,
+        params=rung.params,
+        params_non_embedding=rung.params_non_embedding,
+        flops=6.0 * rung.params * tokens,
+        flops_exact=rung.cost(tokens // rung.step_tokens),
     )
 
 

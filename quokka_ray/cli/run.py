@@ -34,11 +34,10 @@ def run_train(options: argparse.Namespace) -> int:
     """Train, resuming from the folder's last checkpoint if it holds one of the same run."""
     import torch
 
-    from quokka_ray.campaign.menu import price
+    from quokka_ray.campaign.menu import plan_run, price
     from quokka_ray.cluster.driver import prepare_study
     from quokka_ray.cluster.interrupt import interruptible
     from quokka_ray.model.shapes import shape_for
-    from quokka_ray.study.trajectory import TrajectoryConfig
     from quokka_ray.training.run import train
 
     study = load_study(options.study, options.overrides)
@@ -52,27 +51,16 @@ def run_train(options: argparse.Namespace) -> int:
             f"--tokens {format_quantity(options.tokens)} is less than one optimiser step of "
             f"{rung.step_tokens:,} tokens"
         )
-    config = TrajectoryConfig(
-        id=options.out.name,
-        study=study.name,
-        corpus=corpus.path,
-        corpus_hash=corpus.hash,
-        tokenizer=corpus.tokenizer_id,
-        vocab_size=corpus.vocab_size,
-        model=study.model,
-        shape=rung.shape,
-        diffusion=study.diffusion,
-        training=study.training,
-        evaluation=study.evaluation,
+    config = plan_run(
+        options.out.name,
+        study,
+        corpus,
+        rung,
         tokens=steps * rung.step_tokens,
         unique_tokens=menu.unique_tokens,
         lr=options.lr or study.training.lr,
         lr_schedule=options.lr_schedule,
         seed=options.seed,
-        params=rung.params,
-        params_non_embedding=rung.params_non_embedding,
-        flops=6.0 * rung.params * steps * rung.step_tokens,
-        flops_exact=rung.cost(steps),
     )
     stop = False
 

@@ -132,3 +132,29 @@ def test_help_lists_the_exit_codes(capsys: pytest.CaptureFixture[str]) -> None:
         main(["--help"])
     assert exit_.value.code == 0
     assert "too few runs" in capsys.readouterr().out
+
+
+def test_one_given_run_is_trained_and_asked_again_gives_the_same_answer(
+    study: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["train", str(study), "--params", "3.9k", "--tokens", "30k", "--json"]
+    answers = []
+    for _ in range(2):
+        assert main([*command, "--out", str(tmp_path / "one")]) == 0
+        answers.append(json.loads(capsys.readouterr().out))
+    assert answers[0] == answers[1]
+    assert answers[0]["status"] == "finished"
+    assert answers[0]["loss"] < 6, "better than guessing one of 257"
+    code, err = refused(capsys, *command[:5], "10", "--out", str(tmp_path / "two"))
+    assert code == 2
+    assert "less than one optimiser step" in err
+
+
+def test_the_doctor_says_what_a_search_needs(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["doctor", "--json", "--storage", str(tmp_path / "runs")]) == 0
+    findings = json.loads(capsys.readouterr().out)
+    assert findings["writable"]
+    assert findings["ray"]
+    assert not (tmp_path / "runs").exists()
