@@ -20,23 +20,12 @@ from pathlib import Path
 
 import torch
 
-from quokka_ray.corpus.prepare import prepare
-from quokka_ray.corpus.store import TokenCorpus
-from quokka_ray.model.counts import (
-    count_params,
-    count_params_non_embedding,
-    evaluation_flops,
-    flops_per_token,
-    training_flops,
-)
+from quokka_ray.campaign.menu import plan_run
+from quokka_ray.campaign.menu import price as price_of
+from quokka_ray.corpus import TokenCorpus, prepare
+from quokka_ray.model.counts import flops_per_token
 from quokka_ray.model.shapes import depth_of, make_shape
-from quokka_ray.study.config import (
-    CorpusConfig,
-    DiffusionConfig,
-    EvaluationConfig,
-    ModelConfig,
-    TrainingConfig,
-)
+from quokka_ray.study.config import CorpusConfig, StudyConfig
 from quokka_ray.study.loader import load_study
 from quokka_ray.study.trajectory import TrajectoryConfig
 from quokka_ray.training.loop import Trainer
@@ -48,51 +37,37 @@ TARGETS = {3e10: 3.405, 1e11: 3.222, 3e11: 3.062}
 STUDY = HERE.parent / "search_spaces" / "smoke.yaml"
 
 
-def sections(changes: list[str]) -> tuple[ModelConfig, TrainingConfig, DiffusionConfig]:
-    """Return the quick start's sections, each `key=value` change made where the key is known."""
+def recipe(changes: list[str]) -> StudyConfig:
+    """Return the quick start's study, each `key=value` change made in the section that has it."""
     study = load_study([STUDY], environ={})
-    found = [part.model_dump() for part in (study.model, study.training, study.diffusion)]
+    overrides = []
     for change in changes:
-        key, _, value = change.partition("=")
-        owners = [section for section in found if key in section]
+        key = change.partition("=")[0]
+        parts = ("model", "training", "diffusion")
+        owners = [part for part in parts if key in type(getattr(study, part)).model_fields]
         if not owners:
             raise SystemExit(f"no section of the recipe knows {key!r}")
-        owners[0][key] = value
-    return ModelConfig(**found[0]), TrainingConfig(**found[1]), DiffusionConfig(**found[2])
+        overrides.append(f"{owners[0]}.{change}")
+    return load_study([STUDY], overrides, environ={})
 
 
 def trajectory(corpus: TokenCorpus, cell: str, seed: int, changes: list[str]) -> TrajectoryConfig:
     """Return the run of one cell and seed."""
     width, _, budget = cell.partition("@")
-    model, training, diffusion = sections(changes)
-    shape = make_shape(int(width), depth_of(int(width)), model)
-    params = count_params(shape, model, corpus.vocab_size)
-    per_token = 6 * params + 12 * shape.layers * shape.d_model * model.seq_len
-    step = training.batch_sequences * model.seq_len
-    tokens = max(1, round(float(budget) / per_token / step)) * step
-    evaluation = EvaluationConfig(sequences=512, draws=4)
-    trained = training_flops(shape, model, corpus.vocab_size, tokens)
-    return TrajectoryConfig(
-        id=f"{cell}-s{seed}",
-        study="recipe",
-        corpus=corpus.path,
-        corpus_hash=corpus.hash,
-        tokenizer=corpus.tokenizer_id,
-        vocab_size=corpus.vocab_size,
-        model=model,
-        shape=shape,
-        diffusion=diffusion,
-        training=training,
-        evaluation=evaluation,
-        tokens=tokens,
+    study = recipe(changes)
+    shape = make_shape(int(width), depth_of(int(width)), study.model)
+    rung = price_of(shape, study, corpus.vocab_size)
+    per_token = 6 * rung.params + 12 * shape.layers * shape.d_model * study.model.seq_len
+    return plan_run(
+        f"{cell}-s{seed}",
+        study,
+        corpus,
+        rung,
+        tokens=max(1, round(float(budget) / per_token / rung.step_tokens)) * rung.step_tokens,
         unique_tokens=corpus.train_tokens,
-        lr=training.lr,
+        lr=study.training.lr,
         lr_schedule="wsd",
         seed=seed,
-        params=params,
-        params_non_embedding=count_params_non_embedding(shape, model, corpus.vocab_size),
-        flops=6.0 * params * tokens,
-        flops_exact=trained + evaluation_flops(shape, model, corpus.vocab_size, evaluation),
     )
 
 
@@ -172,10 +147,10 @@ def main() -> None:
                 flush=True,
             )
         mean = statistics.fmean(bits)
-        noise = statistics.stdev(bits) / mean if len(bits) > 1 else math.nan
+        noise = f" seed noise {statistics.stdev(bits) / mean:.1%}" if len(bits) > 1 else ""
         target = TARGETS.get(float(cell.split("@")[1])) if options.corpus == "books" else None
         aim = f" (aim {target}, {mean - target:+.3f})" if target else ""
-        summary.append(f"{cell} {mean:.3f}{aim} seed noise {100 * noise:.1f} %")
+        summary.append(f"{cell} {mean:.3f}{aim}{noise}")
     print("; ".join(summary))
 
 
