@@ -7,7 +7,7 @@ import numpy as np
 if TYPE_CHECKING:
     from analysis.fitting.result import Fit
 
-_WIDEST = {"scale": np.log(3.0), "exponent": 0.35, "floor": 0.15}
+_WIDEST = {"scale": np.log(3.0), "exponent": 0.35, "floor": 0.15, "shape": np.log(2.0)}
 """Half width of a 90 % interval, in the logarithm, up to which a parameter counts as identified:
 a factor of 3 for A and B, 35 % for exponents, 15 % for E, whose error adds to every prediction."""
 
@@ -24,7 +24,7 @@ def identified(fit: "Fit") -> dict[str, bool]:
     """Return, for each parameter of the law, whether the runs decide it."""
     result = {}
     for index, name in enumerate(fit.law.parameters):
-        kind = "floor" if name == "E" else "exponent" if name in ("alpha", "beta") else "scale"
+        kind = fit.law.kinds[index]
         narrow = fit.parameters[name].relative_width <= _WIDEST[kind]
         free = not (fit.at_bound.size and fit.at_bound[index])
         # Only the exponents mean the same before and after centring.

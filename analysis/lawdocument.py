@@ -37,6 +37,7 @@ def law_document(fit: Fit) -> dict[str, Any]:
     document = {
         "schema_version": SCHEMA_VERSION,
         "law": fit.law.name,
+        "law_settings": fit.law.settings(),
         "formula": fit.law.describe(fit.theta),
         "parameters": parameters,
         "covariance": {

@@ -64,15 +64,14 @@ class LawFile:
 
         Args:
             params, tokens: counts.
-            unique_tokens: a law of N and D alone takes repeated tokens for new ones.
+            unique_tokens: U, counts; a law of N and D alone takes repeated tokens for new ones.
             noise: widen the intervals by the noise of one run.
         """
-        del unique_tokens
-        return self.state.predict(params, tokens, noise=noise)
+        return self.state.predict(params, tokens, unique_tokens, noise=noise)
 
-    def optimum(self, flops: float) -> Allocation:
+    def optimum(self, flops: float, unique_tokens: float | None = None) -> Allocation:
         """Return the best N, D and loss for a budget of 6 N D."""
-        return self.state.optimum(flops)
+        return self.state.optimum(flops, unique_tokens)
 
     @property
     def warnings(self) -> list[str]:
@@ -147,7 +146,7 @@ def load_law(path: str | Path) -> LawFile:
 
 
 def _state(document: Mapping[str, Any], file: Path) -> tuple[LawState, tuple[str, ...]]:
-    law = get_law(document["law"])
+    law = get_law(document["law"]).with_settings(document.get("law_settings") or {})
     natural = np.array([float(document["parameters"][n]["value"]) for n in law.parameters])
     with np.errstate(all="ignore"):
         theta = law.theta(natural)

@@ -35,9 +35,22 @@ class LawState:
     response: Response = field(default_factory=Response)
     validity: dict[str, tuple[float, float]] = field(default_factory=dict)
 
-    def predict(self, params: ArrayLike, tokens: ArrayLike, *, noise: bool = False) -> Prediction:
-        """Return the loss at N and D with 90 % intervals, each of shape [R]."""
+    def predict(
+        self,
+        params: ArrayLike,
+        tokens: ArrayLike,
+        unique_tokens: ArrayLike | None = None,
+        *,
+        noise: bool = False,
+    ) -> Prediction:
+        """Return the loss at N and D with 90 % intervals, each of shape [R].
+
+        A law of N and D alone takes repeated tokens for new ones; a law of repeated data takes
+        `unique_tokens` that are not given for as many as `tokens`.
+        """
         points = Points.of(params, tokens)
+        if self.law.needs_unique:
+            points = Points.of(params, tokens, tokens if unique_tokens is None else unique_tokens)
         value = self.law.log_loss(self.theta, points)
         gradient = self.law.gradient(self.theta, points)
         low, high = combined_interval(
@@ -54,15 +67,19 @@ class LawState:
         beyond = np.max([self.decades_beyond(k, np.exp(v)) for k, v in seen.items()], axis=0)
         return Prediction(np.exp(value), np.exp(low), np.exp(high), beyond)
 
-    def optimum(self, flops: float) -> Allocation:
+    def optimum(self, flops: float, unique_tokens: float | None = None) -> Allocation:
         """Return the best N and D for a budget of 6 N D, and the loss there, with intervals."""
-        log_params, log_tokens = self.law.optimum(self.theta, flops)
-        sampled_params, sampled_tokens = self.law.optimum(self.samples, flops)
-        of_params, of_loss = self.law.optimum_gradient(self.theta, flops)
-        there = Points(np.atleast_1d(log_params), np.atleast_1d(log_tokens))
-        log_loss = self.law.log_loss(self.theta, there)[0]
+        unique = None
+        if self.law.needs_unique and unique_tokens is not None:
+            unique = float(np.log(unique_tokens))
+        log_params, log_tokens = self.law.optimum(self.theta, flops, unique)
+        sampled_params, sampled_tokens = self.law.optimum(self.samples, flops, unique)
+        of_params, of_loss = self.law.optimum_gradient(self.theta, flops, unique)
+        log_loss = self.law.log_loss(
+            self.theta, _points(log_params[None], log_tokens[None], unique)
+        )[0]
         # Each resample is judged at its own optimum: the loss that its planner would reach.
-        own = Points(sampled_params[:, None], sampled_tokens[:, None])
+        own = _points(sampled_params[:, None], sampled_tokens[:, None], unique)
         sampled = self.law.log_loss(self.samples, own)[:, 0]
         variance = float(of_params @ self.covariance @ of_params)
         loss_variance = float(of_loss @ self.covariance @ of_loss)
@@ -101,6 +118,11 @@ class LawState:
         step = 1e-6
         slope = (self.law.natural(self.theta + step) - self.law.natural(self.theta)) / step
         return dict(zip(self.law.parameters, (float(v) for v in spread * slope), strict=True))
+
+
+def _points(log_params: FloatArray, log_tokens: FloatArray, log_unique: float | None) -> Points:
+    unique = log_tokens if log_unique is None else np.minimum(log_unique, log_tokens)
+    return Points(log_params, log_tokens, unique)
 
 
 def _estimate(value: FloatArray, samples: FloatArray, variance: float) -> Estimate:

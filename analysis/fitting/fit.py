@@ -120,7 +120,7 @@ def _assemble(
         to_law[:, best_offset] = problem.law.scale_direction()
     spread = problem.prior.spread
     return Fit(
-        law=problem.law,
+        law=problem.law.located(*problem.centre),
         theta=to_law @ point.theta,
         covariance=to_law @ point.covariance @ to_law.T,
         samples=samples @ to_law.T,

@@ -103,7 +103,7 @@ def build_problem(
     response_prior: ResponsePrior,
 ) -> Problem:
     """Return the problem that a validated table of runs poses."""
-    raw = Points.of(table["params"], table["tokens"])
+    raw = points_of(table, law)
     centre = (float(raw.log_params.mean()), float(raw.log_tokens.mean()))
     points = raw.shifted(*centre)
     log_loss = np.log(table["loss"].to_numpy(dtype=np.float64))
@@ -119,8 +119,7 @@ def build_problem(
     )
     if design is not None and (not fit_response or design.size == 0):
         design = None
-    flat = np.full(len(law.coordinates), np.inf)
-    prior = law.prior(points, log_loss) if law_prior else Prior(np.zeros_like(flat), flat)
+    prior = law.prior(points, log_loss, weak=law_prior)
     if design is not None:
         extra = design.prior(response_prior)
         prior = Prior(
@@ -139,6 +138,19 @@ def build_problem(
         fallback=fallback,
         notes=tuple(notes) if fit_response else (),
     )
+
+
+def points_of(table: pd.DataFrame, law: Law) -> Points:
+    """Return where the rows of a validated table lie.
+
+    Rows without unique tokens are taken as one epoch where the law asks for them.
+    """
+    if not law.needs_unique:
+        return Points.of(table["params"], table["tokens"])
+    unique = table["tokens"]
+    if "unique_tokens" in table:
+        unique = table["unique_tokens"].fillna(table["tokens"])
+    return Points.of(table["params"], table["tokens"], unique.to_numpy(dtype=np.float64))
 
 
 def _learning_rates(

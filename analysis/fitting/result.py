@@ -8,7 +8,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
-from analysis.laws.base import FloatArray, Law, Points
+from analysis.fitting.problem import points_of
+from analysis.laws.base import FloatArray, Law
 from analysis.laws.response import Response
 from analysis.state import LawState
 from analysis.uncertainty import Allocation, Estimate, Prediction
@@ -84,18 +85,26 @@ class Fit:
             validity=ranges(self.runs),
         )
 
-    def predict(self, params: ArrayLike, tokens: ArrayLike, *, noise: bool = False) -> Prediction:
+    def predict(
+        self,
+        params: ArrayLike,
+        tokens: ArrayLike,
+        unique_tokens: ArrayLike | None = None,
+        *,
+        noise: bool = False,
+    ) -> Prediction:
         """Return the loss of tuned runs at N and D with 90 % intervals, each of shape [R].
 
         Args:
             params, tokens: counts, broadcast against each other.
+            unique_tokens: for laws of repeated data; unset: one epoch.
             noise: widen the intervals by the noise of one run.
         """
-        return self.state.predict(params, tokens, noise=noise)
+        return self.state.predict(params, tokens, unique_tokens, noise=noise)
 
-    def optimum(self, flops: float) -> Allocation:
+    def optimum(self, flops: float, unique_tokens: float | None = None) -> Allocation:
         """Return N, D and loss that are best for a compute budget of 6 N D, with intervals."""
-        return self.state.optimum(flops)
+        return self.state.optimum(flops, unique_tokens)
 
     @cached_property
     def parameters(self) -> dict[str, Estimate]:
@@ -124,14 +133,14 @@ class Fit:
     @cached_property
     def excess(self) -> FloatArray:
         """Observed ln L less the law's alone, [R]: noise plus the price of being untuned."""
-        points = Points.of(self.runs["params"], self.runs["tokens"])
+        points = points_of(self.runs, self.law)
         loss = self.runs["loss"].to_numpy(dtype=np.float64)
         return np.log(loss) - self.law.log_loss(self.theta, points)
 
     @property
     def tuned_loss(self) -> FloatArray:
         """The observed losses with the response's part taken off, [R]."""
-        points = Points.of(self.runs["params"], self.runs["tokens"])
+        points = points_of(self.runs, self.law)
         return np.exp(self.law.log_loss(self.theta, points) + self.residuals)
 
 

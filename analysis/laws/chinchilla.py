@@ -27,6 +27,7 @@ class Chinchilla(Law):
     name: ClassVar[str] = "chinchilla"
     parameters: ClassVar[tuple[str, ...]] = ("E", "A", "B", "alpha", "beta")
     coordinates: ClassVar[tuple[str, ...]] = ("ln_E", "ln_A", "ln_B", "alpha", "beta")
+    kinds: ClassVar[tuple[str, ...]] = ("floor", "scale", "scale", "exponent", "exponent")
 
     def _terms(self, theta: FloatArray, points: Points) -> tuple[FloatArray, ...]:
         """Return ln L and the three shares, each [..., R]."""
@@ -65,22 +66,11 @@ class Chinchilla(Law):
 
         return Derivatives(value, gradient, curvature)
 
-    def natural(self, theta: FloatArray) -> FloatArray:
-        theta = np.asarray(theta, dtype=np.float64)
-        return np.concatenate([np.exp(theta[..., :3]), theta[..., 3:]], axis=-1)
-
-    def theta(self, natural: FloatArray) -> FloatArray:
-        natural = np.asarray(natural, dtype=np.float64)
-        return np.concatenate([np.log(natural[..., :3]), natural[..., 3:]], axis=-1)
-
     def centring(self, log_params: float, log_tokens: float) -> FloatArray:
         transform = np.eye(5)
         transform[1, 3] = log_params
         transform[2, 4] = log_tokens
         return transform
-
-    def scale_direction(self) -> FloatArray:
-        return np.array([1.0, 1.0, 1.0, 0.0, 0.0])
 
     def bounds(self, log_loss: FloatArray) -> tuple[FloatArray, FloatArray]:
         level = float(np.mean(log_loss))
@@ -96,7 +86,7 @@ class Chinchilla(Law):
     def starts(self, points: Points, log_loss: FloatArray) -> FloatArray:
         return separable_starts(points.log_params, points.log_tokens, log_loss)
 
-    def prior(self, points: Points, log_loss: FloatArray) -> Prior:
+    def prior(self, points: Points, log_loss: FloatArray, *, weak: bool = True) -> Prior:
         """Return weak priors on the centred coordinates.
 
         The exponents of published laws lie between .28 and .55 (Hoffmann et al. .34/.28, its
@@ -105,14 +95,19 @@ class Chinchilla(Law):
         runs each term is given a share of the loss known only to a factor of e or so. E is the
         largest share in all published tables and somewhat better known.
         """
+        if not weak:
+            return Prior(np.zeros(5), np.full(5, np.inf))
         level = float(np.mean(log_loss))
         mean = np.array(
             [level + np.log(0.65), level + np.log(0.15), level + np.log(0.15), 0.4, 0.4]
         )
         return Prior(mean, np.array([0.35, 1.0, 1.0, 0.15, 0.15]))
 
-    def optimum(self, theta: FloatArray, flops: ArrayLike) -> tuple[FloatArray, FloatArray]:
+    def optimum(
+        self, theta: FloatArray, flops: ArrayLike, log_unique: float | None = None
+    ) -> tuple[FloatArray, FloatArray]:
         """Return ln N_opt and ln D_opt (the paper's equations 5 and 12, in logarithms)."""
+        del log_unique
         theta = np.asarray(theta, dtype=np.float64)
         log_a, log_b, alpha, beta = (theta[..., i] for i in (1, 2, 3, 4))
         work = np.log(np.asarray(flops, dtype=np.float64) / 6.0)
@@ -120,7 +115,10 @@ class Chinchilla(Law):
         log_params = (log_ratio + beta * work) / (alpha + beta)
         return log_params, work - log_params
 
-    def optimum_gradient(self, theta: FloatArray, flops: float) -> tuple[FloatArray, FloatArray]:
+    def optimum_gradient(
+        self, theta: FloatArray, flops: float, log_unique: float | None = None
+    ) -> tuple[FloatArray, FloatArray]:
+        del log_unique
         alpha, beta = float(theta[3]), float(theta[4])
         log_params, log_tokens = self.optimum(theta, flops)
         total, work = alpha + beta, float(np.log(flops / 6.0))
@@ -140,6 +138,9 @@ class Chinchilla(Law):
     def describe(self, theta: FloatArray) -> str:
         e, a, b, alpha, beta = self.natural(theta)
         return f"L = {e:.4g} + {a:.4g}/N^{alpha:.4g} + {b:.4g}/D^{beta:.4g}"
+
+    def latex(self) -> str:
+        return r"L(N, D) = E + \frac{A}{N^{\alpha}} + \frac{B}{D^{\beta}}"
 
 
 CHINCHILLA = register_law(Chinchilla())
