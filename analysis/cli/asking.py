@@ -1,0 +1,176 @@
+"""The verbs `predict` and `recommend`."""
+
+import argparse
+import io
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from analysis.cli.arguments import add_json, quantity
+from analysis.cli.output import say_warnings, write, write_json
+from analysis.errors import RunTableError
+from analysis.units import format_quantity
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from analysis.lawfile import LawFile
+
+
+def add_verbs(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Add `predict` and `recommend`."""
+    _add_predict(subparsers)
+    _add_recommend(subparsers)
+
+
+def _add_predict(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    verb = subparsers.add_parser("predict", help="the loss of a model of N parameters on D tokens")
+    verb.add_argument("law", type=Path, metavar="LAW", help="law.json or its folder")
+    verb.add_argument("--params", type=quantity, metavar="N", help="such as 1.3B")
+    verb.add_argument("--tokens", type=quantity, metavar="D", help="such as 30B")
+    verb.add_argument("--unique-tokens", type=quantity, metavar="U")
+    verb.add_argument(
+        "--points", type=Path, metavar="CSV", help="rows of params, tokens[, unique_tokens]"
+    )
+    add_json(verb)
+    verb.set_defaults(func=run_predict)
+
+
+def _add_recommend(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    verb = subparsers.add_parser("recommend", help="what to train for a compute budget")
+    verb.add_argument("law", type=Path, metavar="LAW", help="law.json or its folder")
+    verb.add_argument("--flops", type=quantity, required=True, metavar="C", help="6ND")
+    verb.add_argument("--unique-tokens", type=quantity, metavar="U")
+    add_json(verb)
+    verb.set_defaults(func=run_recommend)
+
+
+def run_predict(options: argparse.Namespace) -> int:
+    """Print the loss at one point, or a table with the losses of many."""
+    from analysis.lawfile import load_law
+
+    one = (options.params, options.tokens)
+    if options.points is None and None in one:
+        raise RunTableError("predict needs --params and --tokens, or --points with a CSV of them")
+    if options.points is not None and one != (None, None):
+        raise RunTableError("predict takes --points, or --params with --tokens, but not both")
+    law = load_law(options.law)
+    if options.points is not None:
+        return _predict_many(law, options)
+    found = law.predict(options.params, options.tokens, options.unique_tokens)
+    decades = float(found.extrapolation_decades[0])
+    loss = {k: float(getattr(found, k)[0]) for k in ("value", "low", "high")}
+    warnings = law.warnings
+    if decades > 0:
+        warnings.append(f"the point lies {decades:.2g} decades beyond the runs")
+    repeats = options.unique_tokens is not None and options.unique_tokens < options.tokens
+    if repeats and not law.state.law.needs_unique:
+        warnings.append(_TOO_GOOD)
+    if options.json:
+        write_json({"loss": loss, "extrapolation_decades": decades, "warnings": warnings})
+    else:
+        write(f"loss {loss['value']:.4f}  ({loss['low']:.4f} to {loss['high']:.4f})\n")
+        say_warnings(warnings)
+    return 0
+
+
+_TOO_GOOD = "this law takes repeated tokens for new ones; its loss is too good"
+
+
+def _predict_many(law: "LawFile", options: argparse.Namespace) -> int:
+    table = read_points(options.points)
+    unique = table.get("unique_tokens", options.unique_tokens)
+    found = law.predict(table["params"], table["tokens"], unique)
+    table = table.assign(
+        loss=found.value,
+        low=found.low,
+        high=found.high,
+        extrapolation_decades=found.extrapolation_decades,
+    )
+    repeats = unique is not None and bool((table["tokens"] > unique).any())
+    if repeats and not law.state.law.needs_unique:
+        say_warnings([_TOO_GOOD])
+    if options.json:
+        write_json(json.loads(table.to_json(orient="records")))
+    else:
+        buffer = io.StringIO()
+        table.to_csv(buffer, index=False)
+        write(buffer.getvalue())
+    return 0
+
+
+def read_points(path: Path) -> "pd.DataFrame":
+    """Read rows of `params`, `tokens` and maybe `unique_tokens`, units allowed.
+
+    Raises:
+        RunTableError: names the row that is no count.
+    """
+    from analysis.runs import parse_numbers, read_table
+
+    table = read_table(path)
+    for column in ("params", "tokens"):
+        if column not in table:
+            raise RunTableError(f"{path}: no column {column!r}; --points needs params and tokens")
+    for column in ("params", "tokens", "unique_tokens"):
+        if column not in table:
+            continue
+        values = parse_numbers(table[column])[0]
+        wrong = ~(values > 0) | values.map(math.isinf)
+        if wrong.any():
+            number = int(wrong.to_numpy().argmax()) + 1
+            raise RunTableError(f"{path}: row {number} has no {column} above 0")
+        table[column] = values
+    return table
+
+
+def run_recommend(
+    options: argparse.Namespace, complete: Callable[[dict[str, Any]], None] = lambda answer: None
+) -> int:
+    """Print what to train for a budget.
+
+    Args:
+        options: the parsed verb.
+        complete: adds to the answer what a caller knows of the model family, such as its shape.
+    """
+    from analysis.allocation import recommend
+    from analysis.lawfile import load_law
+
+    law = load_law(options.law)
+    answer = recommend(law, options.flops, options.unique_tokens)
+    complete(answer)
+    if options.json:
+        write_json(answer)
+    else:
+        schedule = law.state.response.best_schedule
+        write(recommendation_text(answer, options.flops, schedule))
+        say_warnings(answer["warnings"])
+    return 0
+
+
+def recommendation_text(answer: dict[str, Any], flops: float, schedule: str | None = None) -> str:
+    """Return a recommendation as lines for a terminal."""
+
+    def line(name: str, key: str, show: Any) -> str:
+        e = answer[key]
+        return f"{name:<15}{show(e['value'])}  ({show(e['low'])} to {show(e['high'])})"
+
+    lines = [
+        f"{'compute':<15}{flops:.3g} FLOPs (6ND)",
+        line("parameters", "params", format_quantity),
+        line("tokens", "tokens", format_quantity),
+    ]
+    if answer["epochs"]["value"] != 1:
+        lines.append(line("epochs", "epochs", lambda v: f"{v:.3g}"))
+    lines.append(line("loss", "loss", lambda v: f"{v:.4f}"))
+    if answer["lr"] is not None:
+        lines.append(f"{'learning rate':<15}{answer['lr']:.3g}")
+    if schedule is not None:
+        lines.append(f"{'schedule':<15}{schedule}")
+    if answer["batch_tokens"] is not None:
+        lines.append(f"{'batch':<15}{format_quantity(answer['batch_tokens'])} tokens, as the runs")
+    if answer["shape"] is not None:
+        shape = ", ".join(f"{k} {v}" for k, v in answer["shape"].items())
+        lines.append(f"{'shape':<15}{shape}")
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,87 @@
+"""The verb `fit`."""
+
+import argparse
+from pathlib import Path
+
+from analysis.cli.arguments import add_columns, add_json, delta, quantity, whole_number
+from analysis.cli.output import check_writable, say, write, write_json
+from analysis.laws.base import law_names
+
+
+def add_verbs(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Add `fit`."""
+    verb = subparsers.add_parser("fit", help="fit a law to run tables")
+    verb.add_argument("runs", nargs="+", type=Path, metavar="RUNS", help="CSV or Parquet")
+    verb.add_argument(
+        "--law",
+        choices=("auto", *law_names()),
+        default="auto",
+        metavar="LAW",
+        help=f"auto (chinchilla), or one of {', '.join(law_names())} (default: %(default)s)",
+    )
+    verb.add_argument(
+        "--out",
+        type=Path,
+        metavar="DIR",
+        help="write law.json, law.md, law.tex, tables and figures/",
+    )
+    verb.add_argument(
+        "--huber-delta",
+        type=delta,
+        default="auto",
+        metavar="DELTA",
+        help="threshold on log loss; auto: 1.345 times the noise; published fits: 1e-3",
+    )
+    verb.add_argument("--bootstrap", type=whole_number(20), default=1000, metavar="N")
+    verb.add_argument("--seed", type=whole_number(0), default=0)
+    verb.add_argument(
+        "--priors",
+        choices=("auto", "weak", "none"),
+        default="auto",
+        help="weak priors on the law's parameters; auto: for fewer than 60 trajectories",
+    )
+    verb.add_argument(
+        "--response",
+        choices=("auto", "none"),
+        default="auto",
+        help="fit how learning rate and schedule move the loss; none: take runs as they are",
+    )
+    verb.add_argument(
+        "--lr-prior", type=quantity, metavar="LR", help="a learning rate thought good"
+    )
+    verb.add_argument("--target", type=quantity, metavar="FLOPS", help="budget to show in 6ND")
+    add_columns(verb)
+    add_json(verb)
+    verb.set_defaults(func=run_fit)
+
+
+def run_fit(options: argparse.Namespace) -> int:
+    """Fit a law; print its page, or the law file with `--json`; write it to `--out`."""
+    from analysis.fitting.fit import fit_law
+    from analysis.lawdocument import law_document
+    from analysis.report import law_markdown
+    from analysis.runs import read_runs
+
+    if options.out is not None:
+        check_writable(options.out)
+    runs = read_runs(options.runs, dict(options.column))
+    fit = fit_law(
+        runs,
+        law=options.law,
+        huber_delta=options.huber_delta,
+        bootstrap=options.bootstrap,
+        seed=options.seed,
+        lr_prior=options.lr_prior,
+        priors=options.priors,
+        response=options.response,
+    )
+    if options.out is not None:
+        from analysis.export import write_law
+
+        for path in write_law(fit, options.out, options.target):
+            say(f"wrote {path}")
+    if options.json:
+        write_json(law_document(fit))
+    else:
+        write(law_markdown(fit, options.target))
+    return 0
