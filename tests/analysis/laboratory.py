@@ -52,3 +52,13 @@ def untuned(count: int, seed: int, noise: float = 0.004) -> pd.DataFrame:
     runs["lr"] = true_lr(params, tokens) * np.exp(off)
     runs["lr_schedule"] = np.where(cosine, "cosine", "wsd")
     return runs
+
+
+def difference(function, theta: np.ndarray, step: float = 1e-5) -> np.ndarray:
+    """Return the central difference of function(theta), with theta's axis last."""
+    columns = []
+    for index in range(theta.size):
+        move = np.zeros_like(theta)
+        move[index] = step
+        columns.append((function(theta + move) - function(theta - move)) / (2 * step))
+    return np.stack(columns, axis=-1)

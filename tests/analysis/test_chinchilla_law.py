@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from laboratory import difference
 
 from analysis.fitting.newton import huber, minimise
 from analysis.laws.base import Points, get_law
@@ -10,16 +11,6 @@ from analysis.laws.response import ResponseDesign
 
 THETA = CHINCHILLA.theta(np.array([1.8, 480.0, 2100.0, 0.35, 0.37]))
 POINTS = Points.of([1e7, 1e8, 3e9, 7e10], [2e11, 2e9, 6e10, 1e12])
-
-
-def difference(function, theta: np.ndarray, step: float = 1e-5) -> np.ndarray:
-    """Return the central difference of function(theta), with theta's axis last."""
-    columns = []
-    for index in range(theta.size):
-        move = np.zeros_like(theta)
-        move[index] = step
-        columns.append((function(theta + move) - function(theta - move)) / (2 * step))
-    return np.stack(columns, axis=-1)
 
 
 def test_formula_is_e_plus_two_power_laws():
