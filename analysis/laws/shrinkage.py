@@ -60,8 +60,8 @@ class SuperLaw(Law):
 
     def _here(self, points: Points) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:
         x, z = points.log_params - self.log_params, points.log_tokens - self.log_tokens
-        offsets = (np.exp(-0.5 * np.maximum(v, _SMALLEST)) for v in (x, z))
-        return x, z, *offsets
+        small_x, small_z = (np.exp(-0.5 * np.maximum(v, _SMALLEST)) for v in (x, z))
+        return x, z, small_x, small_z
 
     def log_loss(self, theta: FloatArray, points: Points) -> FloatArray:
         x, z, small_x, small_z = self._here(points)
