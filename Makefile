@@ -12,7 +12,7 @@ STAMP := .venv/.installed
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup search resume test test-all lint tensorboard export bench clean
+.PHONY: help setup search resume test test-all lint tensorboard export paper bench clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -48,6 +48,9 @@ tensorboard: $(STAMP) ## serve the study's pictures on this machine
 
 export: $(STAMP) ## write the study's law as tables and figures to FOLDER/export
 	$(BIN)/quokka-ray export $(FOLDER) --out $(FOLDER)/export $(ARGS)
+
+paper: $(STAMP) ## recompute the paper's laws and tables into docs/results/paper.md
+	$(BIN)/python -m analysis.paper $(ARGS)
 
 bench: $(STAMP) ## the quick start's recipe: losses, seed noise, speed against a matrix product
 	$(BIN)/python benchmarks/recipe.py --corpus python-stdlib --tokenizer bytes $(ARGS)

@@ -2,6 +2,10 @@
 
 On each compute budget the loss is a parabola in ln N; its minimum is that budget's best size,
 and the minima over budgets follow power laws of C.
+
+The parabola is a Taylor series: the loss of a law is no parabola in ln N, and where the sizes of
+a budget spread widely, or off its best one, the fitted minimum is displaced, by an amount that
+changes with C (arXiv 2603.22339). `isoflop_bias` measures it for the table at hand.
 """
 
 from dataclasses import dataclass
@@ -9,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from analysis.laws.base import FloatArray
+from analysis.laws.base import FloatArray, Law, Points
 
 SAME_BUDGET = 0.10
 """Runs whose FLOPs differ by no more than this share count as one budget."""
@@ -88,12 +92,119 @@ def isoflop_parabolas(
     columns = "flops runs params tokens loss both_arms centre c0 c1 c2".split()  # noqa: SIM905
     minima = pd.DataFrame(rows, columns=columns)
     seen = minima[minima["both_arms"].astype(bool)]
-    laws: list[PowerLaw | None] = [None, None]
-    if len(seen) >= 2:
-        for i, column in enumerate(("params", "tokens")):
-            slope, offset = np.polyfit(np.log(seen["flops"]), np.log(seen[column]), 1)
-            laws[i] = PowerLaw(float(np.exp(offset)), float(slope))
-    return IsoFlop(minima, group, laws[0], laws[1])
+    if len(seen) < 2:
+        return IsoFlop(minima, group, None, None)
+    return IsoFlop(minima, group, _power_law(seen, "params"), _power_law(seen, "tokens"))
+
+
+def isoflop_samples(
+    runs: pd.DataFrame,
+    *,
+    loss: FloatArray | None = None,
+    count: int = 1000,
+    seed: int = 0,
+    width: float = SAME_BUDGET,
+) -> FloatArray:
+    """Return (ln k_N, a) of N_opt = k_N C^a refitted to resampled runs, [B, 2].
+
+    Runs are drawn with replacement within each budget, for the budgets that show both arms. A
+    resample of fewer than three sizes, or whose parabola opens downwards, leaves its budget out;
+    rows are NaN where fewer than two budgets are left. The interval is that of noise alone, and
+    wide rather than narrow: about right for two dozen sizes a budget, twice too wide for seven.
+    """
+    found = isoflop_parabolas(runs, loss=loss, width=width)
+    values = runs["loss"].to_numpy(dtype=np.float64) if loss is None else loss
+    log_params = np.log(runs["params"].to_numpy(dtype=np.float64))
+    rng = np.random.default_rng(seed)
+    seen = found.minima[found.minima["both_arms"].astype(bool)]
+    best = np.full((count, len(seen)), np.nan)
+    for column, (number, row) in enumerate(seen.iterrows()):
+        members = found.group == number
+        x = log_params[members] - row["centre"]
+        size = int(members.sum())
+        weights = rng.multinomial(size, np.full(size, 1.0 / size), size=count).astype(np.float64)
+        best[:, column] = row["centre"] + _weighted_minima(x, values[members], weights)
+    work = np.log(seen["flops"].to_numpy(dtype=np.float64))
+    known = np.isfinite(best)
+    kept = np.maximum(known.sum(axis=1), 1)
+    x = np.where(known, work, 0.0)
+    y = np.where(known, best, 0.0)
+    mean_x, mean_y = x.sum(axis=1) / kept, y.sum(axis=1) / kept
+    centred = np.where(known, work - mean_x[:, None], 0.0)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        slope = (centred * y).sum(axis=1) / (centred * centred).sum(axis=1)
+    slope[known.sum(axis=1) < 2] = np.nan
+    return np.stack([mean_y - slope * mean_x, slope], axis=1)
+
+
+@dataclass(frozen=True)
+class IsoFlopBias:
+    """What the parabolas get wrong of a law that is known, at the runs' own N and D, no noise.
+
+    Attributes:
+        flops: the target budget.
+        exponent: the parabolas' a less the law's own over the same budgets.
+        log_params: the parabolas' ln N_opt at the target less the law's own.
+    """
+
+    flops: float
+    exponent: float
+    log_params: float
+
+
+def isoflop_bias(
+    runs: pd.DataFrame,
+    law: Law,
+    theta: FloatArray,
+    flops: float,
+    *,
+    loss: FloatArray | None = None,
+    width: float = SAME_BUDGET,
+) -> IsoFlopBias | None:
+    """Return the parabolas' bias if `law` at `theta` [P] were the truth; None without two minima.
+
+    The law's losses at the runs' N and D are put through the same parabolas and the same
+    budgets as the observed ones, and the answers are compared with the law's own.
+
+    Args:
+        runs: as for `isoflop_parabolas`.
+        law: a fitted law of N and D.
+        theta: its coordinates.
+        flops: the budget to compare N_opt at.
+        loss: the losses that decide which budgets count, as for `isoflop_parabolas`.
+        width: share by which FLOPs on one budget may differ.
+    """
+    counted = isoflop_parabolas(runs, loss=loss, width=width).minima["both_arms"].astype(bool)
+    clean = np.exp(law.log_loss(theta, Points.of(runs["params"], runs["tokens"])))
+    minima = isoflop_parabolas(runs, loss=clean, width=width).minima
+    used = minima[counted & minima["params"].notna()]
+    if len(used) < 2:
+        return None
+    fitted = _power_law(used, "params")
+    own = np.polyfit(np.log(used["flops"]), law.optimum(theta, used["flops"].to_numpy())[0], 1)
+    there = float(law.optimum(theta, flops)[0])
+    return IsoFlopBias(
+        flops, fitted.exponent - float(own[0]), float(np.log(fitted(flops))) - there
+    )
+
+
+def _power_law(minima: pd.DataFrame, column: str) -> PowerLaw:
+    slope, offset = np.polyfit(np.log(minima["flops"]), np.log(minima[column]), 1)
+    return PowerLaw(float(np.exp(offset)), float(slope))
+
+
+def _weighted_minima(x: FloatArray, loss: FloatArray, weights: FloatArray) -> FloatArray:
+    """Return the minima of parabolas fitted with weights [B, R]; NaN where there is none."""
+    scale = max(float(np.abs(x).max()), 1e-12)
+    basis = (x / scale)[:, None] ** np.arange(3)
+    gram = np.einsum("br,ri,rj->bij", weights, basis, basis)
+    moment = np.einsum("br,ri,r->bi", weights, basis, loss)
+    solved = np.full((len(weights), 3), np.nan)
+    sound = np.linalg.cond(gram) < 1e10
+    solved[sound] = np.linalg.solve(gram[sound], moment[sound][..., None])[..., 0]
+    with np.errstate(invalid="ignore", divide="ignore"):
+        found = np.where(solved[:, 2] > 0, -0.5 * solved[:, 1] / solved[:, 2], np.nan)
+    return found * scale
 
 
 def _parabola(x: FloatArray, loss: FloatArray, flops: float) -> dict[str, float | int | bool]:

@@ -5,7 +5,13 @@ import pandas as pd
 import pytest
 from laboratory import true_loss, true_optimum
 
-from analysis.fitting.isoflop import group_budgets, isoflop_parabolas
+from analysis.fitting.isoflop import (
+    group_budgets,
+    isoflop_bias,
+    isoflop_parabolas,
+    isoflop_samples,
+)
+from analysis.laws.chinchilla import CHINCHILLA
 
 
 def curve(flops: float, params: np.ndarray) -> pd.DataFrame:
@@ -60,3 +66,67 @@ def test_losses_given_take_the_place_of_the_column():
     assert doubled.minima["loss"][0] == pytest.approx(
         2 * isoflop_parabolas(runs).minima["loss"][0]
     )
+
+
+@pytest.mark.parametrize(("sizes", "low", "high"), [(24, 0.8, 1.25), (8, 1.0, 3.0)])
+def test_resamples_scatter_as_noise_does_and_wider_for_few_sizes(sizes, low, high):
+    rng = np.random.default_rng(0)
+    budgets = np.geomspace(1e9, 1e12, 6)
+    reach = np.geomspace(0.2, 5.0, sizes)
+    clean = pd.concat([curve(c, true_optimum(c)[0] * reach) for c in budgets])
+
+    def noisy() -> pd.DataFrame:
+        return clean.assign(loss=clean["loss"] * np.exp(0.004 * rng.standard_normal(len(clean))))
+
+    repeated = [isoflop_parabolas(noisy()).params_law.exponent for _ in range(300)]
+    drawn = [isoflop_samples(noisy(), count=300, seed=s)[:, 1] for s in range(5)]
+    widths = [np.subtract(*np.percentile(d, [95, 5])) / 3.29 for d in drawn]
+    assert low < np.mean(widths) / np.std(repeated) < high
+    assert isoflop_samples(noisy(), count=7).shape == (7, 2)
+
+
+def test_resamples_agree_with_polyfit_on_the_drawn_runs():
+    runs = pd.concat(
+        [curve(c, true_optimum(c)[0] * np.geomspace(0.3, 3, 8)) for c in (1e10, 1e12)]
+    )
+    found = isoflop_samples(runs, count=1, seed=4)
+    rng = np.random.default_rng(4)
+    minima = []
+    for budget in (runs[:8], runs[8:]):
+        counts = rng.multinomial(8, np.full(8, 1 / 8), size=1)[0]
+        drawn = budget.iloc[np.repeat(np.arange(8), counts)]
+        c2, c1, _ = np.polyfit(np.log(drawn["params"]), drawn["loss"], 2)
+        minima.append(-c1 / (2 * c2))
+    slope = (minima[1] - minima[0]) / np.log(100)
+    assert found[0, 1] == pytest.approx(slope, rel=1e-6)
+    assert found[0, 0] == pytest.approx(minima[0] - slope * np.log(1e10), rel=1e-6)
+
+
+def test_resamples_of_one_arm_give_no_law():
+    runs = pd.concat(
+        [curve(c, true_optimum(c)[0] * np.geomspace(3.0, 20.0, 5)) for c in (1e10, 1e11)]
+    )
+    assert np.isnan(isoflop_samples(runs, count=5)).all()
+
+
+@pytest.mark.parametrize(("reach", "off"), [(1.5, 1.0), (16.0, 1.0), (8.0, 3.0)])
+def test_bias_is_what_parabolas_get_wrong_without_noise(reach, off):
+    theta = CHINCHILLA.theta(np.array([1.9, 40.0, 90.0, 0.42, 0.38]))
+    # Off the optimum by more at larger budgets, as a grid of fixed sizes is.
+    runs = pd.concat(
+        [
+            curve(c, off**i * true_optimum(c)[0] * np.geomspace(1 / reach, reach, 9))
+            for i, c in enumerate(np.geomspace(1e9, 1e11, 3))
+        ]
+    )
+    bias = isoflop_bias(runs, CHINCHILLA, theta, 1e13)
+    assert bias is not None
+    law = isoflop_parabolas(runs).params_law
+    assert law is not None
+    assert bias.exponent == pytest.approx(law.exponent - 0.38 / 0.80, abs=1e-9)
+    truth = np.log(true_optimum(1e13)[0])
+    assert bias.log_params == pytest.approx(np.log(law(1e13)) - truth, abs=1e-9)
+    if reach == 1.5:
+        assert abs(bias.log_params) < 0.01
+    else:
+        assert abs(bias.log_params) > 0.03
