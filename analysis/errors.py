@@ -29,3 +29,9 @@ class OutputError(AnalysisError):
     """Nothing can be written where the results were to go."""
 
     exit_code = 3
+
+
+class AllocationError(AnalysisError):
+    """The law cannot answer this question, or the question lacks a budget."""
+
+    exit_code = 2

@@ -154,7 +154,9 @@ class SoftplusOverfit(SumOfTerms):
         floor = level - SMALLEST_SHARE
         limit_low, limit_high = LOG_LIMIT_BOUNDS
         return (
-            np.array([floor, floor, floor, floor, low, low, 0.0, -10.0, 0.0, -3.0, 0.1, limit_low]),
+            np.array(
+                [floor, floor, floor, floor, low, low, 0.0, -10.0, 0.0, -3.0, 0.1, limit_low]
+            ),
             np.array(
                 [level + 1.0, *[level + 8.0] * 3, high, high, 3.0, 25.0, 4.0, 8.0, 6.0, limit_high]
             ),

@@ -43,6 +43,10 @@ def lowest_on_budget(
         keep_left = loss(left) < loss(right)
         low, high = np.where(keep_left, low, left), np.where(keep_left, right, high)
     log_params = 0.5 * (low + high)
+    if log_unique is not None:
+        # Where the second epoch harms, one epoch exactly is a corner that no grid hits.
+        corner = budget - log_unique
+        log_params = np.where(loss(corner) < loss(log_params), corner, log_params)
     return log_params.reshape(shape), (budget - log_params).reshape(shape)
 
 

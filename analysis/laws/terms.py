@@ -61,16 +61,13 @@ def power(theta: FloatArray, scale: int, exponent: int, base: Jet) -> Jet:
     first = {i: -p * g for i, g in base.first.items()}
     second = {k: -p * h for k, h in base.second.items()}
     one = np.ones_like(p)
-    _add(first, scale, one)
-    _add(first, exponent, -base.value)
+    first[scale] = first.get(scale, 0.0) + one
+    first[exponent] = first.get(exponent, 0.0) - base.value
     for i, g in base.first.items():
         # d2 / dp di of -p b; twice on the diagonal, where p itself moves b.
-        _add(second, pair(i, exponent), -g if i != exponent else -2.0 * g)
+        key = pair(i, exponent)
+        second[key] = second.get(key, 0.0) - (g if i != exponent else 2.0 * g)
     return Jet(theta[..., scale : scale + 1] - p * base.value, first, second)
-
-
-def _add(entries: dict, key: object, value: FloatArray) -> None:  # type: ignore[type-arg]
-    entries[key] = entries[key] + value if key in entries else value
 
 
 def log_sum(values: Sequence[FloatArray]) -> tuple[FloatArray, list[FloatArray]]:

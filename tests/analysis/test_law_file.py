@@ -100,6 +100,8 @@ def test_recommendation_has_the_contracts_keys(saved):
         "shape",
         "extrapolation_decades",
         "warnings",
+        "flops",
+        "paper",
     }
     assert answer["params"]["low"] < answer["params"]["value"] < answer["params"]["high"]
     product = 6 * answer["params"]["value"] * answer["tokens"]["value"]
