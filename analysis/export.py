@@ -42,11 +42,8 @@ def export_law(law: LawFile, folder: str | Path, target_flops: float | None = No
         shown = {_CAPTIONS[p.stem]: f"figures/{p.name}" for p in figures}
         paths += figures
     page = target / PAGE_NAME
-    partial = page.with_name(f".{page.name}.partial")
     text = document_markdown(law.document, law.state, runs, target_flops, shown)
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(page)
-    return [page, *paths]
+    return [write_text(text, page), *paths]
 
 
 def prediction_table(state: LawState, runs: pd.DataFrame) -> pd.DataFrame:
@@ -57,8 +54,14 @@ def prediction_table(state: LawState, runs: pd.DataFrame) -> pd.DataFrame:
     return table.assign(predicted=found.value, low=found.low, high=found.high)
 
 
-def _write_csv(table: pd.DataFrame, path: Path) -> Path:
+def write_text(text: str, path: Path) -> Path:
+    """Write a text file whole or not at all, with its folder; return its path."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.partial")
-    table.to_csv(partial, index=False)
+    partial.write_text(text, encoding="utf-8")
     partial.replace(path)
     return path
+
+
+def _write_csv(table: pd.DataFrame, path: Path) -> Path:
+    return write_text(table.to_csv(index=False), path)

@@ -3,7 +3,7 @@
 import argparse
 from collections.abc import Sequence
 
-from analysis.cli import asking, files, fitting
+from analysis.cli import asking, comparing, files, fitting
 from analysis.cli.output import say
 from analysis.errors import AnalysisError
 
@@ -34,4 +34,5 @@ def add_verbs(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]")
     """Add the laws' verbs to a parser; each sets `func(args) -> int`."""
     fitting.add_verbs(subparsers)
     asking.add_verbs(subparsers)
+    comparing.add_verbs(subparsers)
     files.add_verbs(subparsers)

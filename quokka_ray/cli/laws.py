@@ -18,13 +18,16 @@ def add_verbs(verbs: Any) -> None:
     analysis.cli.add_verbs(verbs)
     recommend = verbs.choices["recommend"]
     recommend.set_defaults(func=run_recommend)
-    for name in ("predict", "recommend", "export"):
+    for name in ("predict", "recommend", "export", "compare"):
         parser = verbs.choices[name]
         parser.set_defaults(func=partial(_on_latest_law, parser.get_default("func")))
 
 
 def _on_latest_law(run: Run, options: argparse.Namespace) -> int:
-    options.law = latest_law(options.law)
+    if "laws" in options:
+        options.laws = [latest_law(path) for path in options.laws]
+    else:
+        options.law = latest_law(options.law)
     return run(options)
 
 
