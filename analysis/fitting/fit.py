@@ -7,9 +7,10 @@ import numpy as np
 import pandas as pd
 
 from analysis.errors import FitError
+from analysis.fitting.bootstrap import draw, refit, refit_globally
 from analysis.fitting.problem import Problem, build_problem
 from analysis.fitting.result import Fit, FitSettings
-from analysis.fitting.solve import PointFit, fit_point, resample
+from analysis.fitting.solve import PointFit, fit_point
 from analysis.laws.base import FloatArray, get_law
 from analysis.laws.response import Response, ResponsePrior
 from analysis.runs import count_rejected, validate_runs
@@ -31,6 +32,7 @@ def fit_law(
     priors: Literal["auto", "weak", "none"] = "auto",
     response: Literal["auto", "none"] = "auto",
     response_prior: ResponsePrior | None = None,
+    verify: bool = False,
 ) -> Fit:
     """Fit `law` to the finished rows of `runs`.
 
@@ -49,6 +51,8 @@ def fit_law(
             uses them for fewer than 60 trajectories, where data alone seldom bound a law.
         response: `none` ignores learning rates and schedules.
         response_prior: replaces the default priors of the response.
+        verify: search for a lower minimum of each resample too (`Fit.global_check`); it takes
+            several times as long as the bootstrap.
 
     Raises:
         RunTableError: the table cannot be used.
@@ -77,7 +81,11 @@ def fit_law(
         response_prior=response_prior or ResponsePrior(),
     )
     point = fit_point(problem, huber_delta)
-    samples = resample(problem, point, bootstrap, seed)
+    draws = draw(problem, bootstrap, seed)
+    resampled = refit(problem, point, draws)
+    if verify:
+        resampled, check = refit_globally(problem, point, draws, resampled)
+        point = replace(point, global_check=check)
     settings = FitSettings(
         law=form.name,
         huber_delta=huber_delta,
@@ -87,7 +95,7 @@ def fit_law(
         law_prior=law_prior,
         response=problem.design is not None,
     )
-    return _assemble(problem, point, samples, table, settings, count_rejected(runs))
+    return _assemble(problem, point, resampled.theta, table, settings, count_rejected(runs))
 
 
 def _check_enough(table: pd.DataFrame, needed: int) -> None:
@@ -136,6 +144,9 @@ def _assemble(
         notes=problem.notes,
         learned=1.0 - np.sqrt(np.diag(point.covariance)) / spread,
         at_bound=_at_bound(problem, point.theta),
+        global_check=point.global_check,
+        problem=problem,
+        point=point,
     )
 
 

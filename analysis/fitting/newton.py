@@ -10,6 +10,11 @@ from analysis.laws.base import Derivatives, FloatArray, Prior
 Model = Callable[[FloatArray], Derivatives]
 """Maps theta [B, P] to the predicted log loss of all rows with its derivatives."""
 
+FLAT = 1e-15
+"""Share of the objective that a step must promise to gain: below lies rounding."""
+
+_FIRST_DAMPING = 1e-4
+
 
 @dataclass(frozen=True)
 class Minimum:
@@ -26,13 +31,11 @@ class Minimum:
     converged: np.ndarray
 
 
-def huber(residual: FloatArray, delta: float) -> tuple[FloatArray, FloatArray, FloatArray]:
+def huber(residual: FloatArray, delta: float) -> tuple[FloatArray, FloatArray, np.ndarray]:
     """Return the Huber loss (half the square within `delta`), its derivative and its second."""
-    size = np.abs(residual)
-    inside = size <= delta
     psi = np.clip(residual, -delta, delta)
     # 1/2 r^2 inside, delta |r| - 1/2 delta^2 outside, in one expression.
-    return psi * (residual - 0.5 * psi), psi, inside.astype(np.float64)
+    return psi * (residual - 0.5 * psi), psi, psi == residual
 
 
 def minimise(
@@ -45,14 +48,20 @@ def minimise(
     bounds: tuple[FloatArray, FloatArray],
     prior: Prior | None = None,
     prior_scale: float = 0.0,
+    metric: FloatArray | None = None,
     tolerance: float = 1e-10,
+    enough: float = FLAT,
     max_iterations: int = 200,
 ) -> Minimum:
     """Minimise sum_r w_r huber(y_r - f_r(theta)) + scale / 2 sum_p ((theta - mean) / spread)^2.
 
-    The Hessian is exact. Its eigenvalues enter by their size and a Levenberg-Marquardt term is
-    added, so every step goes downhill and steps that fail are shortened. A parameter that is at
-    its bound and pushed outwards is held there.
+    The Hessian is exact where the law gives its curvature. Steps are measured in the metric
+    M = sum w psi(r)/r grad f grad f^T, which bounds the Huber loss from above (the Hessian of
+    iteratively reweighted least squares): the Hessian's eigenvalues relative to M enter by their
+    size, and a failed step adds a multiple of M, which turns it into a short reweighted step.
+    So every step goes downhill, also where hardly any residual lies within delta and psi' alone
+    is almost singular, and the scale of a coordinate does not matter. A parameter that is at its
+    bound and pushed outwards is held there.
 
     Args:
         model: the prediction and its derivatives.
@@ -63,7 +72,9 @@ def minimise(
         bounds: box of theta, each [P].
         prior: normal priors, mean [P] or [B, P], spread [P].
         prior_scale: the noise variance, which puts the prior on the Huber sum's scale.
+        metric: M [P, P] to use for all fits; unset, each has its own at every point.
         tolerance: of a step, in theta.
+        enough: share of the objective that a further step must promise to gain.
         max_iterations: evaluations of the model.
     """
     lower, upper = bounds
@@ -75,64 +86,82 @@ def minimise(
     if prior is not None:
         precision = prior_scale / prior.spread**2
         centre = np.broadcast_to(prior.mean, (batch, size))
+    diagonal = np.arange(size)
 
-    def evaluate(at: FloatArray, rows: np.ndarray) -> tuple[FloatArray, FloatArray, FloatArray]:
+    def evaluate(at: FloatArray, rows: np.ndarray) -> tuple[FloatArray, ...]:
+        """Return objective [B], slope [B, P], Hessian and metric [B, P, P]."""
         predicted, gradient, curvature = model(at)
-        loss, psi, inside = huber(log_loss - predicted, delta)
-        w = weights[rows]
+        residual = log_loss - predicted
+        loss, psi, inside = huber(residual, delta)
+        w = weights if len(rows) == batch else weights[rows]
         weighted_psi = w * psi
         off = at - centre[rows]
-        objective = (w * loss).sum(axis=1) + 0.5 * (precision * off * off).sum(axis=1)
+        objective = np.vecdot(w, loss) + 0.5 * (precision * off * off).sum(axis=1)
         slope = precision * off - np.matmul(gradient, weighted_psi[:, :, None])[..., 0]
-        hessian = np.matmul(gradient * (w * inside)[:, None, :], gradient.swapaxes(1, 2))
+        transposed = gradient.swapaxes(1, 2)
+        hessian = np.matmul(gradient * (w * inside)[:, None, :], transposed)
+        if metric is not None:
+            scale = np.broadcast_to(metric, hessian.shape)
+        else:
+            share = delta / np.maximum(np.abs(residual), delta)
+            scale = np.matmul(gradient * (w * share)[:, None, :], transposed)
+            scale[:, diagonal, diagonal] += precision
         hessian -= curvature(weighted_psi)
-        hessian[:, np.arange(size), np.arange(size)] += precision
-        return objective, slope, hessian
+        hessian[:, diagonal, diagonal] += precision
+        bad = ~np.isfinite(objective + slope.sum(axis=1) + hessian.sum(axis=(1, 2)))
+        if bad.any():
+            # Where the formula overflows there is nothing to follow: such a start stays put.
+            objective[bad], slope[bad] = np.inf, 0.0
+            hessian[bad] = np.eye(size)
+            scale = np.where(bad[:, None, None], np.eye(size), scale)
+        return objective, slope, hessian, scale
 
     active = np.arange(batch)
-    objective, slope, hessian = evaluate(theta, active)
+    current = theta.copy()
+    objective, slope, hessian, scale = evaluate(current, active)
     final = objective.copy()
     converged = np.zeros(batch, dtype=bool)
-    current = theta.copy()
-    damping = np.full(batch, 1e-4)
-    eigenvalues, vectors = _decompose(hessian, slope, current, lower, upper)
+    damping = np.full(batch, _FIRST_DAMPING)
+    values, basis = _directions(hessian, scale, _held(slope, current, lower, upper))
+    done = np.zeros(batch, dtype=bool)
     for _ in range(max_iterations):
         held = _held(slope, current, lower, upper)
-        projected = np.matmul(vectors.swapaxes(1, 2), np.where(held, 0.0, slope)[..., None])[
-            ..., 0
-        ]
-        magnitude = np.abs(eigenvalues)
-        largest = magnitude.max(axis=1, keepdims=True)
-        scaled = np.maximum(magnitude, 1e-9 * largest) + damping[:, None] * largest
-        step = -np.matmul(vectors, (projected / scaled)[..., None])[..., 0]
+        projected = np.matmul(basis.swapaxes(1, 2), np.where(held, 0.0, slope)[..., None])[..., 0]
+        # What a full Newton step promises; a fit that has nothing left to gain needs no more.
+        done |= 0.5 * (projected**2 / values).sum(axis=1) <= enough * np.abs(objective)
+        if done.any():
+            rows = active[done]
+            theta[rows], final[rows] = current[done], objective[done]
+            converged[rows] = np.isfinite(objective[done])
+            keep = ~done
+            active, current, objective = active[keep], current[keep], objective[keep]
+            slope, damping, projected = slope[keep], damping[keep], projected[keep]
+            values, basis = values[keep], basis[keep]
+            if active.size == 0:
+                break
+        step = -np.matmul(basis, (projected / (values + damping[:, None]))[..., None])[..., 0]
         # No coordinate moves by more than one unit (a factor of e) at a time.
         step /= np.maximum(np.abs(step).max(axis=1, keepdims=True), 1.0)
         proposal = np.clip(current + step, lower, upper)
         moved = np.abs(proposal - current).max(axis=1)
-        new_objective, new_slope, new_hessian = evaluate(proposal, active)
+        new_objective, new_slope, new_hessian, new_scale = evaluate(proposal, active)
         better = new_objective <= objective
         gain = objective - new_objective
-        damping = np.where(better, damping * 0.1, np.maximum(damping * 8.0, 1e-8))
+        damping = np.where(better, damping * 0.1, np.maximum(damping * 8.0, 1e-3))
         damping[damping < 1e-10] = 0.0
-        done = (moved < tolerance) | (damping > 1e8)
-        done |= better & (gain <= 1e-15 * objective) & (moved < 1e-4)
+        done = (moved < tolerance) | (damping > 1e12)
+        done |= better & (gain <= FLAT * np.abs(objective)) & (moved < 1e-4)
         if better.any():
             current[better] = proposal[better]
             objective[better] = new_objective[better]
             slope[better] = new_slope[better]
-            eigenvalues[better], vectors[better] = _decompose(
-                new_hessian[better], new_slope[better], current[better], lower, upper
+            values[better], basis[better] = _directions(
+                new_hessian[better],
+                new_scale[better],
+                _held(slope[better], current[better], lower, upper),
             )
-        if done.any():
-            rows = active[done]
-            theta[rows], final[rows], converged[rows] = current[done], objective[done], True
-            keep = ~done
-            active, current, objective = active[keep], current[keep], objective[keep]
-            slope, damping = slope[keep], damping[keep]
-            eigenvalues, vectors = eigenvalues[keep], vectors[keep]
-            if active.size == 0:
-                break
-    theta[active], final[active] = current, objective
+    if active.size:
+        theta[active], final[active], converged[active] = current, objective, done
     return Minimum(theta, final, converged)
 
 
@@ -143,18 +172,33 @@ def _held(
     return ((theta <= lower) & (slope > 0)) | ((theta >= upper) & (slope < 0))
 
 
-def _decompose(
-    hessian: FloatArray,
-    slope: FloatArray,
-    theta: FloatArray,
-    lower: FloatArray,
-    upper: FloatArray,
+def _directions(
+    hessian: FloatArray, metric: FloatArray, held: np.ndarray
 ) -> tuple[FloatArray, FloatArray]:
-    """Return eigenvalues and vectors of the Hessian with the held parameters decoupled."""
-    held = _held(slope, theta, lower, upper)
+    """Return sizes [B, P] and vectors [B, P, P] that diagonalise the Hessian and the metric.
+
+    With Q the vectors, Q^T M Q = 1 and |Q^T H Q| = diag(sizes). Held parameters are decoupled.
+    """
+    index = np.arange(hessian.shape[1])
     if held.any():
-        free = ~held
-        hessian = hessian * (free[:, :, None] & free[:, None, :])
-        index = np.arange(hessian.shape[1])
+        both = ~held[:, :, None] & ~held[:, None, :]
+        hessian, metric = hessian * both, metric * both
         hessian[:, index, index] += held
-    return np.linalg.eigh(hessian)
+        metric[:, index, index] += held
+    whiten = scaled_inverse_root(metric)
+    relative = np.matmul(np.matmul(whiten, hessian), whiten.swapaxes(1, 2))
+    values, vectors = np.linalg.eigh(relative)
+    sizes = np.abs(values)
+    sizes = np.maximum(sizes, 1e-9 * sizes.max(axis=1, keepdims=True)) + 1e-300
+    return sizes, np.matmul(whiten.swapaxes(1, 2), vectors)
+
+
+def scaled_inverse_root(metric: FloatArray) -> FloatArray:
+    """Return W [B, P, P] with W M W^T = 1, for M that may be all but singular."""
+    index = np.arange(metric.shape[1])
+    width = np.sqrt(metric[:, index, index])
+    width[width == 0.0] = 1.0
+    # A unit diagonal and a trace of ridge: directions of which the runs say nothing stay finite.
+    correlation = metric / (width[:, :, None] * width[:, None, :])
+    correlation[:, index, index] = 1.0 + 1e-9
+    return np.linalg.inv(np.linalg.cholesky(correlation)) / width[:, None, :]

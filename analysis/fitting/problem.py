@@ -1,6 +1,6 @@
 """A table of runs made ready for a fit: centred points, the response's design, priors."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pandas as pd
@@ -28,6 +28,8 @@ class Problem:
         prior: of all of theta.
         law_prior: whether the law's own coordinates have priors.
         notes: what a reader should know of how the response was treated.
+        weights: precision of each row relative to a run's, [R]; ones unless given. Zero leaves
+            a row out.
     """
 
     law: Law
@@ -41,6 +43,11 @@ class Problem:
     law_prior: bool
     fallback: Response
     notes: tuple[str, ...]
+    weights: FloatArray = field(default_factory=lambda: np.ones(1))
+
+    def __post_init__(self) -> None:
+        # One number stands for all rows.
+        object.__setattr__(self, "weights", np.broadcast_to(self.weights, self.log_loss.shape))
 
     @property
     def law_size(self) -> int:

@@ -8,7 +8,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
-from analysis.fitting.problem import points_of
+from analysis.fitting.problem import Problem, points_of
+from analysis.fitting.regrid import GlobalCheck
+from analysis.fitting.solve import PointFit
 from analysis.laws.base import FloatArray, Law
 from analysis.laws.response import Response
 from analysis.state import LawState
@@ -53,6 +55,9 @@ class Fit:
         notes: what was noticed while the fit was set up.
         learned: share of each prior's spread that the runs removed, for theta and the response.
         at_bound: which of those sit at a bound.
+        global_check: whether the optimum is the global one, as far as a second search can tell.
+        problem: what was solved, in centred coordinates and with the response.
+        point: its solution.
     """
 
     law: Law
@@ -71,6 +76,9 @@ class Fit:
     notes: tuple[str, ...] = ()
     learned: FloatArray = field(default_factory=lambda: np.zeros(0))
     at_bound: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=bool))
+    global_check: GlobalCheck | None = None
+    problem: Problem | None = field(default=None, repr=False)
+    point: PointFit | None = field(default=None, repr=False)
 
     @cached_property
     def state(self) -> LawState:

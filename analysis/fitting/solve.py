@@ -1,11 +1,11 @@
-"""Solving a problem: the point estimate from global starts, its covariance, the bootstrap."""
+"""The point fit of a problem, from a search of the whole space."""
 
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 
-from analysis.fitting.newton import Minimum, minimise
+from analysis.fitting.newton import FLAT, Minimum, minimise
 from analysis.fitting.noise import (
     HUBER_EFFICIENT,
     PRIOR_ROWS,
@@ -15,16 +15,36 @@ from analysis.fitting.noise import (
     robust_sigma,
 )
 from analysis.fitting.problem import Problem
-from analysis.laws.base import FloatArray, Prior
+from analysis.fitting.regrid import GlobalCheck, further_starts, global_check
+from analysis.laws.base import FloatArray
 
 _CONTINUATION = (0.05, 0.01, 0.003)
-_BATCH_ELEMENTS = 4_000_000
-"""Numbers in one batch's gradient: 32 MB, which stays near the caches."""
+_STAGE = 1e-3
+"""Share of the objective that a stage on the way leaves to the next one."""
+
+_SAME = 1e-9
+"""Share of an objective below which two minima are the same one."""
+
+_FURTHER_STEPS = (8, 30)
+"""Steps in the first stage and in the last for starts beyond the first search: those that are
+not down by then started far from any law."""
 
 
 @dataclass(frozen=True)
 class PointFit:
-    """The fit of all rows: theta [P], its covariance, noise, threshold and objective."""
+    """The fit of all rows.
+
+    Attributes:
+        theta: [P].
+        covariance: [P, P].
+        sigma: noise of a run of weight 1.
+        delta: Huber's threshold.
+        objective: Huber sum plus priors.
+        converged: whether the last step was down to rounding.
+        residual: observed less predicted ln L, [R].
+        global_check: what other starts and a second grid of them found.
+        prior_scale: noise variance that put the priors on the objective's scale.
+    """
 
     theta: FloatArray
     covariance: FloatArray
@@ -33,83 +53,130 @@ class PointFit:
     objective: float
     converged: bool
     residual: FloatArray
+    global_check: GlobalCheck
+    prior_scale: float
 
 
 def fit_point(problem: Problem, huber_delta: float | Literal["auto"]) -> PointFit:
-    """Fit all rows: from global starts, then with noise, threshold and priors made consistent."""
-    uses_prior = bool(np.isfinite(problem.prior.spread).any())
-    prior_rows = PRIOR_ROWS if problem.law_prior else 0.0
+    """Fit all rows: from global starts, then with noise, threshold and priors made consistent.
+
+    A second set of starts between the first ones then looks for a lower minimum.
+    """
     sigma = TYPICAL_NOISE
     delta = _CONTINUATION[0] if huber_delta == "auto" else huber_delta
-    stages = [d for d in _CONTINUATION if d > delta] if huber_delta != "auto" else []
     theta = problem.starts()
-    for stage in [*stages, delta]:
-        last = stage == delta
-        found = _minimise(problem, theta, None, stage, sigma, tolerance=1e-10 if last else 1e-3)
-        theta = found.theta
-    best = int(np.argmin(found.objective))
-    # Keep every start until the noise is known: it decides which minimum is the lowest.
-    for _ in range(4 if huber_delta == "auto" or uses_prior else 0):
-        previous = (sigma, delta)
-        residual = problem.log_loss - problem.model(theta[best : best + 1]).value[0]
-        fitted = _fitted_count(problem, theta[best], effective_sigma(sigma, delta))
-        if uses_prior:
-            sigma = noise_sigma(residual, fitted, prior_rows)
-        if huber_delta == "auto":
-            delta = HUBER_EFFICIENT * robust_sigma(residual, fitted, prior_rows)
-        if abs(np.log(previous[0] / sigma)) < 0.01 and abs(np.log(previous[1] / delta)) < 0.01:
-            sigma, delta = previous
-            break
-        found = _minimise(problem, theta, None, delta, sigma, tolerance=1e-10)
-        theta = found.theta
-        best = int(np.argmin(found.objective))
-    residual = problem.log_loss - problem.model(theta[best : best + 1]).value[0]
-    fitted = _fitted_count(problem, theta[best], effective_sigma(sigma, delta))
-    noise = noise_sigma(residual, fitted, prior_rows)
+    for stage in (d for d in _CONTINUATION if d > delta):
+        theta = _minimise(problem, theta, stage, sigma, enough=_STAGE).theta
+    found = _minimise(problem, theta, delta, sigma)
+    found, sigma, delta = _make_consistent(problem, found, sigma, delta, huber_delta)
+    first = len(found.theta)
+    found = _both(found, _follow(problem, further_starts(problem, found.theta), delta, sigma))
+    own, lowest = (float(v.min()) for v in (found.objective[:first], found.objective))
+    if lowest < own - _SAME * abs(own):
+        found = _minimise(problem, found.theta, delta, sigma)
+        found, sigma, delta = _make_consistent(problem, found, sigma, delta, huber_delta)
+        first = len(found.theta)
+    best = int(np.argmin(found.objective[:first]))
+    residual = problem.log_loss - problem.model(found.theta[best : best + 1]).value[0]
+    noise = _noise(problem, residual, found.theta[best], effective_sigma(sigma, delta))[1]
     return PointFit(
-        theta=theta[best],
-        covariance=_covariance(problem, theta[best], effective_sigma(noise, delta)),
+        theta=found.theta[best],
+        covariance=laplace_covariance(problem, found.theta[best], effective_sigma(noise, delta)),
         sigma=noise,
         delta=float(delta),
         objective=float(found.objective[best]),
         converged=bool(found.converged[best]),
         residual=residual,
+        global_check=global_check(problem, found, noise, lowest < own - _SAME * abs(own)),
+        prior_scale=sigma**2,
+    )
+
+
+def _follow(problem: Problem, theta: FloatArray, delta: float, sigma: float) -> Minimum:
+    """Minimise from further starts, in two stages of few steps."""
+    coarse, fine = _FURTHER_STEPS
+    if delta < _CONTINUATION[0]:
+        theta = _minimise(
+            problem, theta, _CONTINUATION[0], sigma, enough=_STAGE, most=coarse
+        ).theta
+    return _minimise(problem, theta, delta, sigma, most=fine)
+
+
+def _both(first: Minimum, second: Minimum) -> Minimum:
+    return Minimum(
+        np.concatenate([first.theta, second.theta]),
+        np.concatenate([first.objective, second.objective]),
+        np.concatenate([first.converged, second.converged]),
+    )
+
+
+def _make_consistent(
+    problem: Problem,
+    found: Minimum,
+    sigma: float,
+    delta: float,
+    huber_delta: float | Literal["auto"],
+) -> tuple[Minimum, float, float]:
+    """Return the minima with noise and threshold as the residuals of the lowest one say."""
+    uses_prior = bool(np.isfinite(problem.prior.spread).any())
+    # Every start is kept until the noise is known: it decides which minimum is the lowest.
+    for _ in range(4 if huber_delta == "auto" or uses_prior else 0):
+        previous = (sigma, delta)
+        theta = found.theta[int(np.argmin(found.objective))]
+        residual = problem.log_loss - problem.model(theta[None]).value[0]
+        robust, noise = _noise(problem, residual, theta, effective_sigma(sigma, delta))
+        if uses_prior:
+            sigma = noise
+        if huber_delta == "auto":
+            delta = HUBER_EFFICIENT * robust
+        if abs(np.log(previous[0] / sigma)) < 0.01 and abs(np.log(previous[1] / delta)) < 0.01:
+            return found, *previous
+        found = _minimise(problem, found.theta, delta, sigma)
+    return found, sigma, delta
+
+
+def _noise(
+    problem: Problem, residual: FloatArray, theta: FloatArray, sigma: float
+) -> tuple[float, float]:
+    """Return the noise of a run of weight 1, from the median and from the squares."""
+    fitted = _fitted_count(problem, theta, sigma)
+    used = problem.weights > 0
+    standard = residual[used] * np.sqrt(problem.weights[used])
+    prior_rows = PRIOR_ROWS if problem.law_prior else 0.0
+    return (
+        robust_sigma(standard, fitted, prior_rows),
+        noise_sigma(standard, fitted, prior_rows),
     )
 
 
 def _minimise(
     problem: Problem,
     start: FloatArray,
-    weights: FloatArray | None,
     delta: float,
     sigma: float,
     *,
-    tolerance: float,
-    max_iterations: int = 200,
-    prior: Prior | None = None,
+    enough: float = FLAT,
+    most: int = 200,
 ) -> Minimum:
     return minimise(
         problem.model,
         problem.log_loss,
         start,
-        weights=np.ones((1, problem.log_loss.size)) if weights is None else weights,
+        weights=problem.weights[None],
         delta=delta,
         bounds=problem.bounds(),
-        prior=prior or problem.prior,
+        prior=problem.prior,
         prior_scale=sigma**2,
-        tolerance=tolerance,
-        max_iterations=max_iterations,
+        enough=enough,
+        max_iterations=most,
     )
 
 
-def _information(problem: Problem, theta: FloatArray, sigma: float) -> FloatArray:
-    gradient = problem.model(theta[None]).gradient[0]
-    return gradient @ gradient.T / sigma**2 + np.diag(1.0 / problem.prior.spread**2)
-
-
-def _covariance(problem: Problem, theta: FloatArray, sigma: float) -> FloatArray:
+def laplace_covariance(problem: Problem, theta: FloatArray, sigma: float) -> FloatArray:
     """Return the Laplace covariance, [P, P]: Gauss-Newton, which is never indefinite."""
-    information = _information(problem, theta, sigma)
+    gradient = problem.model(theta[None]).gradient[0]
+    information = (gradient * problem.weights) @ gradient.T / sigma**2
+    information += np.diag(1.0 / problem.prior.spread**2)
     scale = 1.0 / np.sqrt(np.diag(information) + 1e-300)
     values, vectors = np.linalg.eigh(information * scale[:, None] * scale)
     # Directions that no run informs stay wide, but finite.
@@ -119,37 +186,5 @@ def _covariance(problem: Problem, theta: FloatArray, sigma: float) -> FloatArray
 
 def _fitted_count(problem: Problem, theta: FloatArray, sigma: float) -> float:
     """Return how many parameters the rows, rather than the priors, decide."""
-    covariance = _covariance(problem, theta, sigma)
+    covariance = laplace_covariance(problem, theta, sigma)
     return problem.size - float((np.diag(covariance) / problem.prior.spread**2).sum())
-
-
-def resample(problem: Problem, point: PointFit, count: int, seed: int) -> FloatArray:
-    """Return refits of resamples, [B, P].
-
-    Trajectories are drawn with replacement, and every resample draws its priors' centres from
-    the priors: where the runs say nothing, the samples spread as the prior does instead of
-    repeating its centre.
-    """
-    rng = np.random.default_rng(seed)
-    groups = int(problem.trajectory.max()) + 1
-    counts = rng.multinomial(groups, np.full(groups, 1.0 / groups), size=count)
-    mean = np.broadcast_to(problem.prior.mean, (count, problem.size)).copy()
-    drawn = np.isfinite(problem.prior.spread)
-    mean[:, drawn] += rng.standard_normal((count, drawn.sum())) * problem.prior.spread[drawn]
-    rows = problem.log_loss.size
-    batch = max(1, _BATCH_ELEMENTS // (rows * problem.size))
-    samples = np.empty((count, problem.size))
-    for first in range(0, count, batch):
-        part = slice(first, min(first + batch, count))
-        size = part.stop - part.start
-        samples[part] = _minimise(
-            problem,
-            np.tile(point.theta, (size, 1)),
-            counts[part][:, problem.trajectory].astype(np.float64),
-            point.delta,
-            point.sigma,
-            tolerance=1e-4,
-            max_iterations=40,
-            prior=Prior(mean[part], problem.prior.spread),
-        ).theta
-    return samples

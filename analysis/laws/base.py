@@ -113,6 +113,23 @@ class Law(ABC):
             log_loss: observed ln L, [R].
         """
 
+    def regrid(
+        self, points: Points, log_loss: FloatArray, weights: FloatArray, *, most: int = 8
+    ) -> FloatArray | None:
+        """Return starts from a grid between the cells of the first, for weighted rows.
+
+        Args:
+            points: centred points.
+            log_loss: observed ln L, [R].
+            weights: of the rows, for several fits, [B, R].
+            most: starts for each fit.
+
+        Returns:
+            Starts [B, S, P], best first, or None for a law without such a grid.
+        """
+        del points, log_loss, weights, most
+        return None
+
     @abstractmethod
     def prior(self, points: Points, log_loss: FloatArray, *, weak: bool = True) -> Prior:
         """Return priors on the centred coordinates.

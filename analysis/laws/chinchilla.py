@@ -6,7 +6,7 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import ArrayLike
 
-from analysis.fitting.grid import separable_starts
+from analysis.fitting.grid import separable_regrid, separable_starts
 from analysis.laws.base import Derivatives, FloatArray, Law, Points, Prior, register_law
 
 EXPONENT_BOUNDS = (0.02, 2.5)
@@ -14,6 +14,9 @@ EXPONENT_BOUNDS = (0.02, 2.5)
 
 SMALLEST_SHARE = 12.0
 """A term whose logarithm lies this far under the mean log loss is as good as absent."""
+
+LARGEST_RATIO = 600.0
+"""Logarithm of a term over E up to which its exponential is safe from overflow."""
 
 
 class Chinchilla(Law):
@@ -35,7 +38,13 @@ class Chinchilla(Law):
         e = theta[..., 0:1]
         u = theta[..., 1:2] - theta[..., 3:4] * points.log_params
         v = theta[..., 2:3] - theta[..., 4:5] * points.log_tokens
-        # One exponential a term, relative to E, which is never far below the loss.
+        from_u, from_v = u - e, v - e
+        if max(from_u.max(initial=-np.inf), from_v.max(initial=-np.inf)) < LARGEST_RATIO:
+            # Relative to E, which is seldom far below the loss, E itself needs no exponential.
+            t_u, t_v = np.exp(from_u), np.exp(from_v)
+            total = 1.0 + t_u + t_v
+            s_e = 1.0 / total
+            return e + np.log(total), s_e, t_u * s_e, t_v * s_e
         top = np.maximum(np.maximum(u, v), e)
         s_e, s_u, s_v = np.exp(e - top), np.exp(u - top), np.exp(v - top)
         total = s_e + s_u + s_v
@@ -47,7 +56,10 @@ class Chinchilla(Law):
     def derivatives(self, theta: FloatArray, points: Points) -> Derivatives:
         x, z = points.log_params, points.log_tokens
         value, s_e, s_u, s_v = self._terms(theta, points)
-        gradient = np.stack([s_e, s_u, s_v, -s_u * x, -s_v * z], axis=-2)
+        gradient = np.empty((*value.shape[:-1], 5, value.shape[-1]))
+        gradient[..., 0, :], gradient[..., 1, :], gradient[..., 2, :] = s_e, s_u, s_v
+        np.multiply(s_u, -x, out=gradient[..., 3, :])
+        np.multiply(s_v, -z, out=gradient[..., 4, :])
         powers_x = np.stack([np.ones_like(x), x, x * x], axis=1)
         powers_z = np.stack([np.ones_like(z), z, z * z], axis=1)
 
@@ -85,6 +97,11 @@ class Chinchilla(Law):
 
     def starts(self, points: Points, log_loss: FloatArray) -> FloatArray:
         return separable_starts(points.log_params, points.log_tokens, log_loss)
+
+    def regrid(
+        self, points: Points, log_loss: FloatArray, weights: FloatArray, *, most: int = 8
+    ) -> FloatArray:
+        return separable_regrid(points.log_params, points.log_tokens, log_loss, weights, most)
 
     def prior(self, points: Points, log_loss: FloatArray, *, weak: bool = True) -> Prior:
         """Return weak priors on the centred coordinates.

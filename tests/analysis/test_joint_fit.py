@@ -159,7 +159,7 @@ def test_no_table_gives_an_answer_without_bounds():
     tables = [runs.assign(loss=3.0), runs.assign(loss=np.exp(rng.normal(1, 0.5, 12)))]
     tables.append(runs.assign(loss=3 + np.log(runs["params"] * runs["tokens"]) / 20))
     for table in tables:
-        fit = fit_law(table, bootstrap=50)
+        fit = fit_law(table, bootstrap=300)
         best = fit.optimum(TARGET).params
         assert 0 < best.low < best.value < best.high < np.inf
         assert best.high > 50 * best.low
