@@ -1,0 +1,1 @@
+"""Formulas that users write: read safely, differentiated, and turned into NumPy functions."""
