@@ -1,11 +1,14 @@
 """How this package's figures look: canvases, axes, colours of budgets, labels with units."""
 
+from pathlib import Path
 from typing import Literal
 
+import matplotlib as mpl
 import numpy as np
 from matplotlib import cm, colors, ticker
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.collections import PathCollection
 from matplotlib.figure import Figure
 
 from analysis.laws.base import FloatArray
@@ -16,6 +19,26 @@ MUTED = "#8d8d9f"
 ACCENT = "#c9374c"
 BAND = "#3d5a98"
 _MAP = "viridis"
+
+
+_MOST_POINTS = 3000
+
+
+def save_figure(figure: Figure, path: Path) -> Path:
+    """Write a figure, PNG or SVG by its suffix, whole or not at all; return its path.
+
+    The same figure gives the same bytes each time: no date, and no random ids.
+    """
+    partial = path.with_name(f".{path.name}.partial")
+    kind = path.suffix.lstrip(".")
+    for points in figure.findobj(PathCollection):
+        # Many thousand points are a picture within the picture.
+        points.set_rasterized(np.shape(points.get_offsets())[0] > _MOST_POINTS)
+    # Text stays text, and ids are the same each time.
+    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "quokka-ray"}):
+        figure.savefig(partial, format=kind, metadata={"Date": None} if kind == "svg" else None)
+    partial.replace(path)
+    return path
 
 
 def new_figure(width: float, height: float) -> Figure:

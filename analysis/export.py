@@ -1,15 +1,22 @@
-"""Writing a law where people look: the law file, a page, tables, figures."""
+"""Writing a law where people look: the law file, pages, tables, figures."""
 
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from analysis.fitting.result import Fit
 from analysis.lawfile import LawFile, load_law, save_law
 from analysis.report import default_budgets, document_markdown, optimum_table
+from analysis.runs import unique_tokens_of
 from analysis.state import LawState
 
 PAGE_NAME = "law.md"
+LATEX_NAME = "law.tex"
+FIGURE_SUFFIXES = ("png", "svg")
+_BEYOND = 100.0
+"""How far past the largest run `optimum.csv` reaches."""
+
 _CAPTIONS = {
     "isoflop": "IsoFLOP curves",
     "frontier": "Compute-optimal size",
@@ -24,34 +31,70 @@ def write_law(fit: Fit, folder: str | Path, target_flops: float | None = None) -
 
 
 def export_law(law: LawFile, folder: str | Path, target_flops: float | None = None) -> list[Path]:
-    """Write a law's page, its optimum and prediction tables, and figures into `folder`.
+    """Write a law for people and programs into `folder`; return the paths, the page first.
 
-    Predictions and figures need the runs, which `fit --out` leaves beside the law file.
+    `law.md` and `law.tex`; `optimum.csv`, the best N, D and loss over a range of budgets;
+    `predictions.csv`, the fitted runs with their predictions; figures as PNG and SVG. The last
+    two need the runs, which `fit --out` leaves beside the law file. The same law gives the same
+    bytes each time.
     """
+    from analysis.latex import law_latex
+
     target = Path(folder)
     target.mkdir(parents=True, exist_ok=True)
     runs = law.runs
     budgets = default_budgets(law.state, target_flops)
-    paths = [_write_csv(optimum_table(law.state, budgets), target / "optimum.csv")]
+    optima = optimum_table(law.state, budgets)
+    grid = optimum_table(law.state, budget_grid(law.state, target_flops))
+    paths = [
+        write_text(law_latex(law.document, law.state, optima), target / LATEX_NAME),
+        _write_csv(grid, target / "optimum.csv"),
+    ]
     shown: dict[str, str] = {}
     if runs is not None:
         from analysis.figures import save_figures
 
         paths.append(_write_csv(prediction_table(law.state, runs), target / "predictions.csv"))
-        figures = save_figures(law.state, target / "figures", runs, target_flops)
-        shown = {_CAPTIONS[p.stem]: f"figures/{p.name}" for p in figures}
+        figures = save_figures(law.state, target / "figures", runs, target_flops, FIGURE_SUFFIXES)
+        shown = {_CAPTIONS[p.stem]: f"figures/{p.name}" for p in figures if p.suffix == ".png"}
         paths += figures
     page = target / PAGE_NAME
     text = document_markdown(law.document, law.state, runs, target_flops, shown)
     return [write_text(text, page), *paths]
 
 
+def budget_grid(state: LawState, target_flops: float | None = None) -> list[float]:
+    """Return budgets in steps of 1, 2 and 5 over the runs and two decades beyond, and a target."""
+    low, high = state.validity.get("flops", (1e18, 1e21))
+    high = max(high * _BEYOND, target_flops or 0.0)
+    powers = range(int(np.floor(np.log10(low))), int(np.ceil(np.log10(high))) + 1)
+    steps = [float(f"{step}e{power}") for power in powers for step in (1, 2, 5)]
+    inside = {c for c in steps if low <= c <= high}
+    return sorted(inside | ({target_flops} if target_flops else set()))
+
+
 def prediction_table(state: LawState, runs: pd.DataFrame) -> pd.DataFrame:
-    """Return each run with the law's loss, its interval and what the run's lr cost."""
-    found = state.predict(runs["params"], runs["tokens"], noise=True)
-    ids = [c for c in ("trajectory", "observation", "run_id") if c in runs]
-    table = runs[[*ids, "params", "tokens", "loss"]].copy()
-    return table.assign(predicted=found.value, low=found.low, high=found.high)
+    """Return each run with its loss as the law predicts it.
+
+    Columns: what identifies a run, `params`, `tokens`, `unique_tokens` where known, `loss`;
+    `tuned_loss`, less what the run's learning rate and schedule cost by the law's response;
+    `predicted` with `low` and `high`, the 90 % interval of one run; `residual`, the logarithm of
+    `tuned_loss` over `predicted`.
+    """
+    from analysis.figures import tuned_loss
+
+    unique = unique_tokens_of(runs)
+    found = state.predict(runs["params"], runs["tokens"], unique, noise=True)
+    names = ("trajectory", "observation", "run_id", "params", "tokens", "unique_tokens", "loss")
+    absent = {"unique_tokens"} if unique is None else set()
+    tuned = tuned_loss(state, runs)
+    return runs[[c for c in names if c in runs and c not in absent]].assign(
+        tuned_loss=tuned,
+        predicted=found.value,
+        low=found.low,
+        high=found.high,
+        residual=np.log(tuned / found.value),
+    )
 
 
 def write_text(text: str, path: Path) -> Path:

@@ -25,12 +25,14 @@ from analysis.drawing import (
     legend,
     new_figure,
     quantities,
+    save_figure,
     shades_of,
     title,
 )
 from analysis.fitting.isoflop import IsoFlop, isoflop_parabolas
 from analysis.fitting.result import Fit
 from analysis.laws.base import FloatArray
+from analysis.runs import unique_tokens_of
 from analysis.state import LawState
 from analysis.units import format_quantity
 
@@ -137,7 +139,7 @@ def frontier_figure(
     params = table["params"].to_numpy(dtype=np.float64)
     flops = 6.0 * params * table["tokens"].to_numpy(dtype=np.float64)
     end = flops.max() * 3.0 if target_flops is None else max(target_flops * 4.0, flops.max())
-    work = np.geomspace(flops.min() / 2.0, end, 80)
+    work = np.geomspace(flops.min() / 2.0, end, 40)
     best = [state.optimum(float(c)).params for c in work]
     low, value, high = (np.array([getattr(e, k) for e in best]) for k in ("low", "value", "high"))
     figure, axes = canvas(7.2, 4.8)
@@ -224,7 +226,7 @@ def residual_figure(fit: Fit | LawState, runs: pd.DataFrame | None = None) -> Fi
     params = table["params"].to_numpy(dtype=np.float64)
     tokens = table["tokens"].to_numpy(dtype=np.float64)
     flops = 6.0 * params * tokens
-    predicted = state.predict(params, tokens).value
+    predicted = state.predict(params, tokens, unique_tokens_of(table)).value
     left = 100.0 * np.log(loss / predicted)
     figure = new_figure(9.2, 4.2)
     first, second = figure.subplots(1, 2, width_ratios=(1.0, 1.15))
@@ -268,9 +270,7 @@ def save_figures(
         "residuals": residual_figure(fit, runs),
     }
     paths = [target / f"{name}.{suffix}" for name in figures for suffix in suffixes]
-    for path in paths:
-        figures[path.stem].savefig(path)
-    return paths
+    return [save_figure(figures[path.stem], path) for path in paths]
 
 
 def tuned_loss(state: LawState, runs: pd.DataFrame) -> FloatArray:

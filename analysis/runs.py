@@ -33,6 +33,7 @@ __all__ = [
     "read_table",
     "renamed",
     "trajectory_index",
+    "unique_tokens_of",
     "validate_runs",
     "write_runs",
 ]
@@ -82,6 +83,13 @@ def count_rejected(runs: pd.DataFrame) -> dict[str, int]:
         return {}
     counts = runs["status"].value_counts()
     return {str(k): int(v) for k, v in counts.items() if k != "finished"}
+
+
+def unique_tokens_of(runs: pd.DataFrame) -> np.ndarray | None:
+    """Return U of each row, [R], D where it is unknown; None where no row names it."""
+    if "unique_tokens" not in runs or runs["unique_tokens"].isna().all():
+        return None
+    return runs["unique_tokens"].fillna(runs["tokens"]).to_numpy(dtype=np.float64)
 
 
 def trajectory_index(runs: pd.DataFrame) -> np.ndarray:

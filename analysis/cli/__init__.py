@@ -1,6 +1,6 @@
 """The command line of the laws: `python -m analysis VERB`. `quokka-ray` mounts the same verbs."""
 
-from analysis.cli.asking import recommendation_text, run_predict, run_recommend
+from analysis.cli.asking import run_predict, run_recommend
 from analysis.cli.comparing import run_compare
 from analysis.cli.files import run_export, run_import
 from analysis.cli.fitting import run_fit
@@ -10,7 +10,6 @@ __all__ = [
     "INTERRUPTED",
     "add_verbs",
     "main",
-    "recommendation_text",
     "run_compare",
     "run_export",
     "run_fit",

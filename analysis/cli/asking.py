@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from analysis.cli.arguments import add_json, quantity
 from analysis.cli.output import say_warnings, write, write_json
-from analysis.errors import RunTableError
-from analysis.units import format_quantity
+from analysis.errors import AllocationError, RunTableError
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -39,10 +38,37 @@ def _add_predict(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser
 
 
 def _add_recommend(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    verb = subparsers.add_parser("recommend", help="what to train for a compute budget")
+    verb = subparsers.add_parser(
+        "recommend",
+        help="what to train for a compute budget, a data budget, or both",
+        description="The best model and its tokens for a compute budget, a number of unique "
+        "tokens, or both; with --params, how often to repeat the unique tokens.",
+    )
     verb.add_argument("law", type=Path, metavar="LAW", help="law.json or its folder")
-    verb.add_argument("--flops", type=quantity, required=True, metavar="C", help="6ND")
-    verb.add_argument("--unique-tokens", type=quantity, metavar="U")
+    verb.add_argument("--flops", type=quantity, metavar="C", help="compute budget, 6ND")
+    verb.add_argument(
+        "--unique-tokens", type=quantity, metavar="U", help="distinct tokens available"
+    )
+    verb.add_argument(
+        "--inference-tokens",
+        type=quantity,
+        metavar="T",
+        help="tokens to serve: adds the model that is cheapest over its lifetime",
+    )
+    verb.add_argument(
+        "--passes",
+        type=quantity,
+        default=1.0,
+        metavar="K",
+        help="passes of the network for each token served (default: 1; a diffusion model: its "
+        "denoising steps per token)",
+    )
+    verb.add_argument(
+        "--params",
+        type=quantity,
+        metavar="N",
+        help="with --unique-tokens alone: the best epochs of a model of this size",
+    )
     add_json(verb)
     verb.set_defaults(func=run_recommend)
 
@@ -128,17 +154,26 @@ def read_points(path: Path) -> "pd.DataFrame":
 def run_recommend(
     options: argparse.Namespace, complete: Callable[[dict[str, Any]], None] = lambda answer: None
 ) -> int:
-    """Print what to train for a budget.
+    """Print what to train for a budget, or how often to repeat data.
 
     Args:
         options: the parsed verb.
         complete: adds to the answer what a caller knows of the model family, such as its shape.
     """
     from analysis.allocation import recommend
+    from analysis.cli.recommending import recommendation_text
     from analysis.lawfile import load_law
 
+    if options.params is not None:
+        return _limit_of_epochs(options)
     law = load_law(options.law)
-    answer = recommend(law, options.flops, options.unique_tokens)
+    answer = recommend(
+        law,
+        options.flops,
+        options.unique_tokens,
+        options.inference_tokens,
+        passes_per_token=options.passes,
+    )
     complete(answer)
     if options.json:
         write_json(answer)
@@ -149,28 +184,21 @@ def run_recommend(
     return 0
 
 
-def recommendation_text(answer: dict[str, Any], flops: float, schedule: str | None = None) -> str:
-    """Return a recommendation as lines for a terminal."""
+def _limit_of_epochs(options: argparse.Namespace) -> int:
+    from analysis.cli.recommending import epochs_text
+    from analysis.epochs import epochs_limit
+    from analysis.lawfile import load_law
 
-    def line(name: str, key: str, show: Any) -> str:
-        e = answer[key]
-        return f"{name:<15}{show(e['value'])}  ({show(e['low'])} to {show(e['high'])})"
-
-    lines = [
-        f"{'compute':<15}{flops:.3g} FLOPs (6ND)",
-        line("parameters", "params", format_quantity),
-        line("tokens", "tokens", format_quantity),
-    ]
-    if answer["epochs"]["value"] != 1:
-        lines.append(line("epochs", "epochs", lambda v: f"{v:.3g}"))
-    lines.append(line("loss", "loss", lambda v: f"{v:.4f}"))
-    if answer["lr"] is not None:
-        lines.append(f"{'learning rate':<15}{answer['lr']:.3g}")
-    if schedule is not None:
-        lines.append(f"{'schedule':<15}{schedule}")
-    if answer["batch_tokens"] is not None:
-        lines.append(f"{'batch':<15}{format_quantity(answer['batch_tokens'])} tokens, as the runs")
-    if answer["shape"] is not None:
-        shape = ", ".join(f"{k} {v}" for k, v in answer["shape"].items())
-        lines.append(f"{'shape':<15}{shape}")
-    return "\n".join(lines) + "\n"
+    if options.unique_tokens is None or options.flops is not None:
+        raise AllocationError(
+            "--params asks how often to repeat data: give --unique-tokens with it, and no --flops"
+        )
+    law = load_law(options.law)
+    limit = epochs_limit(law, options.params, options.unique_tokens)
+    answer = {**limit.as_dict(), "warnings": [*law.warnings, *limit.warnings]}
+    if options.json:
+        write_json(answer)
+    else:
+        write(epochs_text(limit))
+        say_warnings(answer["warnings"])
+    return 0

@@ -8,6 +8,7 @@ import pandas as pd
 from analysis.figures import tuned_loss
 from analysis.lawfile import LawFile
 from analysis.laws.base import FloatArray
+from analysis.runs import unique_tokens_of
 from analysis.uncertainty import LEVEL
 
 
@@ -25,10 +26,7 @@ def score(law: LawFile, runs: pd.DataFrame) -> dict[str, Any]:
         how many rows are among the runs that the law was fitted to.
     """
     observed = np.log(tuned_loss(law.state, runs))
-    unique = runs.get("unique_tokens")
-    if unique is not None:
-        unique = unique.fillna(runs["tokens"])
-    found = law.predict(runs["params"], runs["tokens"], unique, noise=True)
+    found = law.predict(runs["params"], runs["tokens"], unique_tokens_of(runs), noise=True)
     low, high = np.log(found.low), np.log(found.high)
     error = observed - np.log(found.value)
     return {

@@ -43,6 +43,10 @@ def test_fit_writes_the_law_its_page_and_figures(law):
         "figures/isoflop.png",
         "figures/frontier.png",
         "figures/residuals.png",
+        "figures/isoflop.svg",
+        "figures/frontier.svg",
+        "figures/residuals.svg",
+        "law.tex",
     }
 
 
@@ -91,7 +95,7 @@ def test_recommend_answers_far_beyond_the_runs(law, capsys):
 def test_export_writes_page_tables_and_figures(law, tmp_path, capsys):
     assert main(["export", str(law), "--out", str(tmp_path / "out")]) == 0
     paths = capsys.readouterr().out.split()
-    assert len(paths) == 6
+    assert len(paths) == 10
     assert all(Path(p).is_file() for p in paths)
     assert len(pd.read_csv(tmp_path / "out" / "predictions.csv")) == 30
 
