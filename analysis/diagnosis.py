@@ -23,14 +23,19 @@ _LEAST_LEARNED = 0.5
 def identified(fit: "Fit") -> dict[str, bool]:
     """Return, for each parameter of the law, whether the runs decide it."""
     result = {}
-    for index, name in enumerate(fit.law.parameters):
-        kind = fit.law.kinds[index]
+    learned = fit.learned if fit.learned.size else np.ones(len(fit.law.parameters))
+    for index, (name, kind) in enumerate(zip(fit.law.parameters, fit.law.kinds, strict=True)):
         narrow = fit.parameters[name].relative_width <= _WIDEST[kind]
         free = not (fit.at_bound.size and fit.at_bound[index])
-        # Only the exponents mean the same before and after centring.
-        learned = kind != "exponent" or not fit.learned.size or fit.learned[index] > _LEAST_LEARNED
+        # Only exponents and shapes mean the same before and after centring.
+        told = kind in ("floor", "scale") or learned[index] > _LEAST_LEARNED
         spanned = kind != "floor" or _decades(fit) >= _LEAST_DECADES
-        result[name] = bool(narrow and free and learned and spanned)
+        result[name] = bool(narrow and free and told and spanned)
+    if fit.settings.law_prior:
+        # A floor or a scale that rests on an exponent which a prior decides is a prior's too.
+        kinds = dict(zip(fit.law.parameters, fit.law.kinds, strict=True))
+        if not any(result[name] for name, kind in kinds.items() if kind == "exponent"):
+            result |= {n: False for n, kind in kinds.items() if kind in ("floor", "scale")}
     if fit.response.lr_fitted:
         first = len(fit.law.parameters)
         result["lr"] = bool(fit.learned[first + 1] > _LEAST_LEARNED)

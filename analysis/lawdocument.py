@@ -14,7 +14,6 @@ import pandas as pd
 from analysis.fitting.result import Fit
 from analysis.laws.base import FloatArray
 from analysis.runs import SINGLE_VALUED
-from analysis.uncertainty import LEVEL
 
 SCHEMA_VERSION = 1
 LAW_NAME = "law.json"
@@ -51,7 +50,8 @@ def law_document(fit: Fit) -> dict[str, Any]:
             "file": SAMPLES_NAME,
             "sha256": digest(fit.samples),
         },
-        "calibration": {"nominal": LEVEL, "measured": None, "inflation": 1.0},
+        "calibration": fit.calibration,
+        "discrepancy": _discrepancy(fit),
         "validity": {name: list(bounds) for name, bounds in fit.state.validity.items()},
         "fit": {
             "objective": fit.objective,
@@ -76,6 +76,13 @@ def law_document(fit: Fit) -> dict[str, Any]:
     document["flops_convention"] = document["flops_convention"] or "6nd"
     plain: dict[str, Any] = _plain(document)
     return plain
+
+
+def _discrepancy(fit: Fit) -> dict[str, float] | None:
+    process = fit.discrepancy
+    if process is None:
+        return None
+    return {"amplitude": process.amplitude, "length": process.length}
 
 
 def runs_hash(runs: pd.DataFrame) -> str:

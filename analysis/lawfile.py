@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
+from analysis.discrepancy import Discrepancy
 from analysis.errors import LawFileError
 from analysis.fitting.result import Fit
 from analysis.lawdocument import (
@@ -99,6 +100,7 @@ def save_law(fit: Fit, folder: str | Path) -> Path:
             law=fit.samples,
             response=fit.response.samples,
             offsets=fit.response.offset_samples,
+            **_process_arrays(fit.discrepancy),
         )
     partial.replace(target / SAMPLES_NAME)
     write_runs(fit.runs, target / RUNS_NAME)
@@ -110,6 +112,14 @@ def save_law(fit: Fit, folder: str | Path) -> Path:
         os.fsync(stream.fileno())
     partial.replace(target / LAW_NAME)
     return target / LAW_NAME
+
+
+def _process_arrays(process: Discrepancy | None) -> dict[str, Any]:
+    """Return what the discrepancy was conditioned on, as arrays."""
+    if process is None:
+        return {}
+    rows = (process.log_params, process.log_tokens, process.trajectory, process.residual)
+    return {"process": np.stack(rows, axis=1), "nuisance": process.nuisance}
 
 
 def load_law(path: str | Path) -> LawFile:
@@ -155,35 +165,57 @@ def _state(document: Mapping[str, Any], file: Path) -> tuple[LawState, tuple[str
     covariance = np.array(document["covariance"]["matrix"], dtype=np.float64)
     if covariance.shape != (theta.size, theta.size):
         raise ValueError("parameters and covariance do not fit together")
-    samples, response_samples, offsets, notes = _samples(document, file, law, theta, covariance)
+    side, notes = _beside(document, file, law, theta, covariance)
     response = replace(
         _read_response(document.get("response") or {}),
-        samples=response_samples,
-        offset_samples=offsets,
+        samples=side["response"],
+        offset_samples=side["offsets"],
     )
     validity = {k: (float(v[0]), float(v[1])) for k, v in document["validity"].items()}
     sigma = float(document["fit"]["noise"])
-    return LawState(law, theta, covariance, samples, sigma, response, validity), notes
+    process = _process(document.get("discrepancy"), sigma, side)
+    state = LawState(law, theta, covariance, side["law"], sigma, response, validity, process)
+    return state, notes
 
 
-def _samples(
+def _beside(
     document: Mapping[str, Any], file: Path, law: Law, theta: FloatArray, covariance: FloatArray
-) -> tuple[FloatArray, FloatArray, FloatArray, tuple[str, ...]]:
-    """Return the bootstrap, or normal draws where it is missing or belongs to another fit."""
+) -> tuple[dict[str, FloatArray], tuple[str, ...]]:
+    """Return the arrays beside the law; normal draws where they are missing or another fit's."""
     side = file.with_name(document["bootstrap"]["file"])
+    empty = {"response": (0, 4), "offsets": (0, 0), "process": (0, 4), "nuisance": (0, 0)}
+    arrays: dict[str, FloatArray] = {name: np.zeros(shape) for name, shape in empty.items()}
     try:
         with np.load(side) as stored:
-            samples = stored["law"]
-            response, offsets = stored["response"], stored["offsets"]
-        if digest(samples) == document["bootstrap"]["sha256"]:
-            return samples, response, offsets, ()
+            found = {name: stored[name] for name in stored.files}
+        if digest(found["law"]) == document["bootstrap"]["sha256"]:
+            return {**arrays, **found}, ()
         reason = "belongs to another fit"
     except (OSError, KeyError, ValueError):
         reason = "is missing or unreadable"
     rng = np.random.default_rng(int(document["bootstrap"]["seed"]))
-    draws = law.clip(rng.multivariate_normal(theta, covariance, _SUBSTITUTE_DRAWS, method="eigh"))
+    draws = rng.multivariate_normal(theta, covariance, _SUBSTITUTE_DRAWS, method="eigh")
     note = f"{side.name} {reason}: intervals come from the covariance alone"
-    return draws, np.zeros((0, 4)), np.zeros((0, 0)), (note,)
+    return {**arrays, "law": law.clip(draws)}, (note,)
+
+
+def _process(
+    stored: Mapping[str, Any] | None, sigma: float, side: Mapping[str, FloatArray]
+) -> Discrepancy | None:
+    """Return the discrepancy; without its rows it is known by its size alone."""
+    if not stored:
+        return None
+    log_params, log_tokens, trajectory, residual = side["process"].T
+    return Discrepancy(
+        amplitude=float(stored["amplitude"]),
+        length=float(stored["length"]),
+        sigma=sigma,
+        log_params=log_params,
+        log_tokens=log_tokens,
+        trajectory=trajectory.astype(np.intp),
+        residual=residual,
+        nuisance=side["nuisance"],
+    )
 
 
 def _read_response(stored: Mapping[str, Any]) -> Response:

@@ -6,11 +6,21 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import ArrayLike
 
+from analysis.discrepancy import Discrepancy
 from analysis.laws.base import FloatArray, Law, Points
 from analysis.laws.response import Response
 from analysis.uncertainty import Allocation, Estimate, Prediction, combined_interval
 
 _UNKNOWN = 10.0 * float(np.log(10.0))
+_STEP = 0.05
+"""In ln N, over which the bend of the loss along a budget is taken."""
+
+_FLAT = 1e-3
+"""Bend of ln L per squared ln N below which a budget has no optimum. Published laws have .02 to
+.06 at theirs."""
+
+_LARGEST_SHIFT = 1.0
+"""Of ln N_opt, by what the discrepancy adds: past that, the bend is no guide."""
 
 
 @dataclass(frozen=True)
@@ -25,6 +35,7 @@ class LawState:
         sigma: noise of one run, in log loss.
         response: how untuned runs deviate.
         validity: the ranges of N, D, C (6 N D) and U that were seen.
+        discrepancy: what the law's form misses, where it was fitted with the law.
     """
 
     law: Law
@@ -34,6 +45,7 @@ class LawState:
     sigma: float
     response: Response = field(default_factory=Response)
     validity: dict[str, tuple[float, float]] = field(default_factory=dict)
+    discrepancy: Discrepancy | None = None
 
     def predict(
         self,
@@ -53,11 +65,19 @@ class LawState:
             points = Points.of(params, tokens, tokens if unique_tokens is None else unique_tokens)
         value = self.law.log_loss(self.theta, points)
         gradient = self.law.gradient(self.theta, points)
+        sampled, beside = None, np.zeros_like(value)
+        if self.discrepancy is None:
+            sampled = self.law.log_loss(self.samples, points)
+        else:
+            found = self.discrepancy.at(self.law, self.theta, points)
+            value = value + found.mean
+            gradient = gradient - found.pull
+            beside = found.variance
         low, high = combined_interval(
             value,
-            self.law.log_loss(self.samples, points),
+            sampled,
             np.einsum("rp,pq,rq->r", gradient, self.covariance, gradient),
-            self.sigma**2 if noise else 0.0,
+            beside + (self.sigma**2 if noise else 0.0),
         )
         seen = {
             "params": points.log_params,
@@ -73,23 +93,51 @@ class LawState:
         if self.law.needs_unique and unique_tokens is not None:
             unique = float(np.log(unique_tokens))
         log_params, log_tokens = self.law.optimum(self.theta, flops, unique)
-        sampled_params, sampled_tokens = self.law.optimum(self.samples, flops, unique)
         of_params, of_loss = self.law.optimum_gradient(self.theta, flops, unique)
-        log_loss = self.law.log_loss(
-            self.theta, _points(log_params[None], log_tokens[None], unique)
-        )[0]
-        # Each resample is judged at its own optimum: the loss that its planner would reach.
-        own = _points(sampled_params[:, None], sampled_tokens[:, None], unique)
-        sampled = self.law.log_loss(self.samples, own)[:, 0]
+        there = _points(log_params[None], log_tokens[None], unique)
+        log_loss = self.law.log_loss(self.theta, there)[0]
+        drawn_params = drawn_tokens = drawn_loss = None
+        beside_params = beside_loss = 0.0
+        if self.discrepancy is None:
+            drawn_params, drawn_tokens = self.law.optimum(self.samples, flops, unique)
+            # Each resample is judged at its own optimum: the loss that its planner would reach.
+            own = _points(drawn_params[:, None], drawn_tokens[:, None], unique)
+            drawn_loss = self.law.log_loss(self.samples, own)[:, 0]
+        else:
+            # To first order the optimum moves by -slope / bend when delta tilts the budget's U.
+            bend = self._bend(there)
+            slope = self.discrepancy.slope_on_budget(self.law, self.theta, there)
+            shift = float(np.clip(-slope.mean[0] / bend, -_LARGEST_SHIFT, _LARGEST_SHIFT))
+            log_params, log_tokens = log_params + shift, log_tokens - shift
+            of_params = of_params + slope.pull[0] / bend
+            beside_params = float(slope.variance[0]) / bend**2
+            if bend <= _FLAT:
+                # No U to have a bottom: the search's edge is not an answer.
+                beside_params = _UNKNOWN**2
+            level = self.discrepancy.at(self.law, self.theta, there)
+            log_loss = log_loss + level.mean[0]
+            of_loss = of_loss - level.pull[0]
+            beside_loss = float(level.variance[0])
         variance = float(of_params @ self.covariance @ of_params)
         loss_variance = float(of_loss @ self.covariance @ of_loss)
         return Allocation(
             flops=float(flops),
-            params=_estimate(log_params, sampled_params, variance),
-            tokens=_estimate(log_tokens, sampled_tokens, variance),
-            loss=_estimate(log_loss, sampled, loss_variance),
+            params=_estimate(log_params, drawn_params, variance, beside_params),
+            tokens=_estimate(log_tokens, drawn_tokens, variance, beside_params),
+            loss=_estimate(log_loss, drawn_loss, loss_variance, beside_loss),
             extrapolation_decades=float(self.decades_beyond("flops", flops)),
         )
+
+    def _bend(self, there: Points) -> float:
+        """Return the second derivative of ln L in ln N at fixed N D, at one point."""
+        steps = np.array([-_STEP, 0.0, _STEP])
+        log_tokens = there.log_tokens - steps
+        unique = there.log_unique
+        if unique is not None:
+            unique = np.minimum(unique, log_tokens)
+        line = Points(there.log_params + steps, log_tokens, unique)
+        left, middle, right = self.law.log_loss(self.theta, line)
+        return max(float(left - 2.0 * middle + right) / _STEP**2, _FLAT)
 
     def decades_beyond(self, what: str, values: ArrayLike) -> FloatArray:
         """Return by how many powers of ten `values` leave the range seen of `what`."""
@@ -105,6 +153,8 @@ class LawState:
     def parameters(self) -> dict[str, Estimate]:
         """The printed parameters with 90 % intervals."""
         low, high = combined_interval(self.theta, self.samples, np.diag(self.covariance))
+        low = np.maximum(low, self.theta - _UNKNOWN)
+        high = np.minimum(high, self.theta + _UNKNOWN)
         value, low, high = (self.law.natural(t) for t in (self.theta, low, high))
         return {
             name: Estimate(float(value[i]), float(low[i]), float(high[i]))
@@ -125,8 +175,10 @@ def _points(log_params: FloatArray, log_tokens: FloatArray, log_unique: float | 
     return Points(log_params, log_tokens, unique)
 
 
-def _estimate(value: FloatArray, samples: FloatArray, variance: float) -> Estimate:
-    low, high = combined_interval(np.asarray(value), samples, np.asarray(variance))
+def _estimate(
+    value: FloatArray, samples: FloatArray | None, variance: float, beside: float
+) -> Estimate:
+    low, high = combined_interval(np.asarray(value), samples, np.asarray(variance), beside)
     # Where an exponent may be zero there is no optimum to bound: the interval then says
     # "unknown" with ten decades either way, which numbers can still hold.
     low, high = np.maximum(low, value - _UNKNOWN), np.minimum(high, value + _UNKNOWN)

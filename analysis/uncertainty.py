@@ -70,9 +70,9 @@ class Allocation:
 
 def combined_interval(
     value: FloatArray,
-    samples: FloatArray,
+    samples: FloatArray | None,
     laplace_variance: FloatArray,
-    extra_variance: float = 0.0,
+    extra_variance: FloatArray | float = 0.0,
 ) -> tuple[FloatArray, FloatArray]:
     """Return the interval's ends about `value`, [...].
 
@@ -83,12 +83,15 @@ def combined_interval(
 
     Args:
         value: the estimates, [...].
-        samples: of the bootstrap, [B, ...].
+        samples: of the bootstrap, [B, ...]; None: the interval is a normal one.
         laplace_variance: from the curvature of the fit, [...].
-        extra_variance: variance to add, such as the noise of one run.
+        extra_variance: variance to add, such as the noise of one run, [...] or one for all.
     """
-    spread = samples.std(axis=0)
     wanted = np.sqrt(np.maximum(laplace_variance, 0.0))
+    if samples is None:
+        half = _NORMAL_QUANTILE * np.sqrt(wanted**2 + extra_variance)
+        return value - half, value + half
+    spread = samples.std(axis=0)
     stretch = np.maximum(1.0, wanted / np.maximum(spread, 1e-300))
     tail = 50.0 * (1.0 - LEVEL)
     low, high = np.percentile(samples, [tail, 100.0 - tail], axis=0)

@@ -6,16 +6,27 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
+from analysis.discrepancy import Discrepancy, DiscrepancyPrior
 from analysis.errors import FitError
 from analysis.fitting.bootstrap import draw, refit, refit_globally
+from analysis.fitting.mixed import (
+    OUTLIER,
+    MixedFit,
+    condition,
+    fit_mixed,
+    posterior_draws,
+)
 from analysis.fitting.problem import Problem, build_problem
 from analysis.fitting.result import Fit, FitSettings
 from analysis.fitting.solve import PointFit, fit_point
-from analysis.laws.base import FloatArray, get_law
+from analysis.laws.base import FloatArray, get_law, law_names
 from analysis.laws.response import Response, ResponsePrior
 from analysis.runs import count_rejected, validate_runs
 
 FEWEST_ROWS = 4
+MOST_ROWS = 600
+"""Rows that a fit with a discrepancy takes: its cost grows with their cube."""
+
 PRIORS_UP_TO = 60
 """Tables with fewer trajectories than this, a dozen for each of the law's parameters, are fitted
 with the law's weak priors unless asked otherwise."""
@@ -24,7 +35,7 @@ with the law's weak priors unless asked otherwise."""
 def fit_law(
     runs: pd.DataFrame,
     *,
-    law: str = "chinchilla",
+    law: str = "auto",
     huber_delta: float | Literal["auto"] = "auto",
     bootstrap: int = 1000,
     seed: int = 0,
@@ -32,6 +43,7 @@ def fit_law(
     priors: Literal["auto", "weak", "none"] = "auto",
     response: Literal["auto", "none"] = "auto",
     response_prior: ResponsePrior | None = None,
+    discrepancy: DiscrepancyPrior | Literal["auto", "none"] = "auto",
     verify: bool = False,
 ) -> Fit:
     """Fit `law` to the finished rows of `runs`.
@@ -41,16 +53,20 @@ def fit_law(
 
     Args:
         runs: a run table (`analysis.runs`).
-        law: name of the law; `auto` takes Chinchilla's.
+        law: name of the law. `auto` takes the one that predicted held-out larger runs best:
+            the super-law where a discrepancy is fitted, Chinchilla's otherwise.
         huber_delta: threshold of the Huber loss on log loss. `auto` is 1.345 times the noise as
             the median residual shows it; published fits use 1e-3.
-        bootstrap: resamples, drawn by trajectory.
+        bootstrap: resamples, drawn by trajectory; with a discrepancy, draws of the posterior.
         seed: of the resamples.
         lr_prior: learning rate that is thought good; centre of a weak prior.
         priors: `weak` puts the law's priors on its parameters, `none` leaves them off, `auto`
             uses them for fewer than 60 trajectories, where data alone seldom bound a law.
         response: `none` ignores learning rates and schedules.
         response_prior: replaces the default priors of the response.
+        discrepancy: fit what the law's form misses together with the law, for intervals that
+            cover (`analysis.discrepancy`). `auto` does so for laws of N and D alone, unless
+            `huber_delta` or `priors="none"` ask for a fit like published ones.
         verify: search for a lower minimum of each resample too (`Fit.global_check`); it takes
             several times as long as the bootstrap.
 
@@ -59,8 +75,11 @@ def fit_law(
         FitError: too few runs, or runs that no law can be fitted to.
     """
     table = validate_runs(runs)
+    settings = _discrepancy_prior(discrepancy, law, huber_delta, priors)
+    if law == "auto":
+        law = "chinchilla" if settings is None else "super"
     try:
-        form = get_law("chinchilla" if law == "auto" else law)
+        form = get_law(law)
     except KeyError as error:
         raise FitError(str(error.args[0])) from error
     if huber_delta != "auto" and not (np.isfinite(huber_delta) and huber_delta > 0):
@@ -70,8 +89,13 @@ def fit_law(
     _check_enough(table, needed=FEWEST_ROWS)
     trajectories = table["trajectory"].nunique() if "trajectory" in table else len(table)
     law_prior = priors == "weak" or (priors == "auto" and trajectories < PRIORS_UP_TO)
+    law_prior = law_prior or settings is not None
     if not law_prior:
         _check_enough(table, needed=len(form.coordinates) + 1)
+    notes: tuple[str, ...] = ()
+    if settings is not None and len(table) > MOST_ROWS:
+        notes = (f"{MOST_ROWS} of {len(table)} rows, drawn evenly, were fitted",)
+        table = _thinned(table)
     problem = build_problem(
         table,
         form,
@@ -80,13 +104,9 @@ def fit_law(
         lr_prior=lr_prior,
         response_prior=response_prior or ResponsePrior(),
     )
+    problem = replace(problem, notes=(*notes, *problem.notes))
     point = fit_point(problem, huber_delta)
-    draws = draw(problem, bootstrap, seed)
-    resampled = refit(problem, point, draws)
-    if verify:
-        resampled, check = refit_globally(problem, point, draws, resampled)
-        point = replace(point, global_check=check)
-    settings = FitSettings(
+    fit_settings = FitSettings(
         law=form.name,
         huber_delta=huber_delta,
         bootstrap=bootstrap,
@@ -94,8 +114,61 @@ def fit_law(
         lr_prior=lr_prior,
         law_prior=law_prior,
         response=problem.design is not None,
+        discrepancy=settings,
     )
-    return _assemble(problem, point, resampled.theta, table, settings, count_rejected(runs))
+    rejected = count_rejected(runs)
+    if settings is not None:
+        starts = np.stack([point.theta, problem.starts()[-1]])
+        mixed = fit_mixed(problem, starts, settings)
+        samples = posterior_draws(problem, mixed, settings, bootstrap, seed)
+        chosen = _as_point(point, mixed)
+        process = condition(problem, mixed, settings)
+        return _assemble(problem, chosen, samples, table, fit_settings, rejected, process)
+    draws = draw(problem, bootstrap, seed)
+    resampled = refit(problem, point, draws)
+    if verify:
+        resampled, check = refit_globally(problem, point, draws, resampled)
+        point = replace(point, global_check=check)
+    return _assemble(problem, point, resampled.theta, table, fit_settings, rejected)
+
+
+def _discrepancy_prior(
+    wanted: DiscrepancyPrior | Literal["auto", "none"],
+    law: str,
+    huber_delta: float | Literal["auto"],
+    priors: Literal["auto", "weak", "none"],
+) -> DiscrepancyPrior | None:
+    """Return the prior of the discrepancy that is to be fitted, or None for none."""
+    if wanted == "none":
+        return None
+    if wanted != "auto":
+        return wanted
+    plain = huber_delta != "auto" or priors == "none"
+    if plain or (law != "auto" and law in law_names() and get_law(law).needs_unique):
+        return None
+    return DiscrepancyPrior()
+
+
+def _thinned(table: pd.DataFrame) -> pd.DataFrame:
+    """Return `MOST_ROWS` rows, spread evenly over compute."""
+    flops = (table["params"] * table["tokens"]).to_numpy(dtype=np.float64)
+    order = np.argsort(flops, kind="stable")
+    kept = order[np.linspace(0, len(order) - 1, MOST_ROWS).round().astype(np.intp)]
+    return table.iloc[np.sort(kept)]
+
+
+def _as_point(point: PointFit, mixed: MixedFit) -> PointFit:
+    """Return the joint estimate in the place of the plain fit that it started from."""
+    return replace(
+        point,
+        theta=mixed.theta,
+        covariance=mixed.covariance,
+        sigma=mixed.sigma,
+        delta=OUTLIER * mixed.sigma,
+        objective=mixed.objective,
+        converged=mixed.converged,
+        residual=mixed.residual,
+    )
 
 
 def _check_enough(table: pd.DataFrame, needed: int) -> None:
@@ -118,6 +191,7 @@ def _assemble(
     table: pd.DataFrame,
     settings: FitSettings,
     rejected: dict[str, int],
+    process: Discrepancy | None = None,
 ) -> Fit:
     """Undo the centring, and state the law at the best schedule."""
     p = problem.law_size
@@ -147,6 +221,7 @@ def _assemble(
         global_check=point.global_check,
         problem=problem,
         point=point,
+        discrepancy=process,
     )
 
 

@@ -1,6 +1,6 @@
 """A fitted law: what it predicts, where its optimum lies, and how far to trust it."""
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import Any, Literal
 
@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
+from analysis.discrepancy import Discrepancy, DiscrepancyPrior
 from analysis.fitting.problem import Problem, points_of
 from analysis.fitting.regrid import GlobalCheck
 from analysis.fitting.solve import PointFit
@@ -30,10 +31,12 @@ class FitSettings:
     """Whether the law's weak priors were in use."""
     response: bool
     """Whether a response to learning rate or schedule was fitted."""
+    discrepancy: DiscrepancyPrior | None = None
+    """Prior of what the law's form misses, where that was fitted too."""
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain values for JSON."""
-        return dict(vars(self))
+        return asdict(self)
 
 
 @dataclass(frozen=True)
@@ -58,6 +61,7 @@ class Fit:
         global_check: whether the optimum is the global one, as far as a second search can tell.
         problem: what was solved, in centred coordinates and with the response.
         point: its solution.
+        discrepancy: what the law's form misses; None for a fit like published ones.
     """
 
     law: Law
@@ -79,6 +83,7 @@ class Fit:
     global_check: GlobalCheck | None = None
     problem: Problem | None = field(default=None, repr=False)
     point: PointFit | None = field(default=None, repr=False)
+    discrepancy: Discrepancy | None = field(default=None, repr=False)
 
     @cached_property
     def state(self) -> LawState:
@@ -91,6 +96,7 @@ class Fit:
             sigma=self.sigma,
             response=self.response,
             validity=ranges(self.runs),
+            discrepancy=self.discrepancy,
         )
 
     def predict(
@@ -118,6 +124,13 @@ class Fit:
     def parameters(self) -> dict[str, Estimate]:
         """The printed parameters with their intervals."""
         return self.state.parameters
+
+    @cached_property
+    def calibration(self) -> dict[str, Any]:
+        """How often intervals have covered, on these runs and on published tables; refits."""
+        from analysis.calibration import calibrate
+
+        return calibrate(self)
 
     @property
     def standard_errors(self) -> dict[str, float]:

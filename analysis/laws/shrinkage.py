@@ -1,7 +1,8 @@
 """The "super-law": the coupled law with room for what real tables show besides.
 
-ln L = ln(E + (U^(1/kappa) + V^(1/kappa))^kappa) + lambda1 (N0/N)^(1/2) + lambda2 (D0/D)^(1/2)
+ln L = ln(E + (U^(1/kappa) + V^(1/kappa))^kappa) + lambda1 s(N/N0) + lambda2 s(D/D0)
 ln U = a - alpha x,  ln V = b - (beta + gamma x) z,  x = ln N/N0,  z = ln D/D0
+s(r) = 1 / (r^(1/2) + 1/8)
 
 gamma lets the exponent of D drift with size; lambda1 and lambda2 are offsets of the smallest
 runs, which fade with scale. Four tight priors shrink it to the five-parameter law where the data
@@ -32,8 +33,14 @@ OFFSET_SPREAD = 0.03
 
 _GAMMA_BOUND = 0.1
 _OFFSET_BOUND = 0.5
-_SMALLEST = -12.0
-"""x and z below which the offsets grow no more: e^6 times an offset is no prediction."""
+_SATURATION = 0.125
+"""Bounds an offset at eight times its size: without it, a negative one would promise ever lower
+losses to ever smaller models."""
+
+
+def _fading(log_ratio: FloatArray) -> FloatArray:
+    """Return s, which falls as the square root of size."""
+    return np.asarray(1.0 / (np.exp(0.5 * log_ratio) + _SATURATION))
 
 
 @dataclass(frozen=True)
@@ -60,8 +67,7 @@ class SuperLaw(Law):
 
     def _here(self, points: Points) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:
         x, z = points.log_params - self.log_params, points.log_tokens - self.log_tokens
-        small_x, small_z = (np.exp(-0.5 * np.maximum(v, _SMALLEST)) for v in (x, z))
-        return x, z, small_x, small_z
+        return x, z, _fading(x), _fading(z)
 
     def log_loss(self, theta: FloatArray, points: Points) -> FloatArray:
         x, z, small_x, small_z = self._here(points)
@@ -130,8 +136,8 @@ class SuperLaw(Law):
     def latex(self) -> str:
         return (
             r"\ln L(N, D) = \ln\left(E + \left(U^{1/\kappa} + V^{1/\kappa}\right)^{\kappa}\right)"
-            r" + \lambda_1 (N_0/N)^{1/2} + \lambda_2 (D_0/D)^{1/2}, \quad"
-            r" U = A (N_0/N)^{\alpha}, \; V = B (D_0/D)^{\beta + \gamma \ln(N/N_0)}"
+            r" + \lambda_1 s(N/N_0) + \lambda_2 s(D/D_0), \quad s(r) = (\sqrt{r} + 1/8)^{-1},"
+            r" \; U = A (N_0/N)^{\alpha}, \; V = B (D_0/D)^{\beta + \gamma \ln(N/N_0)}"
         )
 
 

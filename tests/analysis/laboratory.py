@@ -3,6 +3,8 @@
 import numpy as np
 import pandas as pd
 
+from analysis.fitting.fit import fit_law
+
 E, A, B, ALPHA, BETA = 1.9, 40.0, 90.0, 0.42, 0.38
 LR, LR_SLOPE_PARAMS, LR_SLOPE_TOKENS = 6e-3, -0.2, 0.05
 CURVATURE = 0.03
@@ -52,6 +54,11 @@ def untuned(count: int, seed: int, noise: float = 0.004) -> pd.DataFrame:
     runs["lr"] = true_lr(params, tokens) * np.exp(off)
     runs["lr_schedule"] = np.where(cosine, "cosine", "wsd")
     return runs
+
+
+def fit_plain(runs, **settings):
+    """Return the five-parameter law fitted the published way, without a discrepancy."""
+    return fit_law(runs, **{"law": "chinchilla", "discrepancy": "none", **settings})
 
 
 def difference(function, theta: np.ndarray, step: float = 1e-5) -> np.ndarray:

@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
-from laboratory import observe, true_optimum, untuned
+from laboratory import fit_plain, observe, true_optimum, untuned
 
 from analysis.design import (
     Tolerances,
@@ -13,7 +13,6 @@ from analysis.design import (
     score_candidates,
     space_filling,
 )
-from analysis.fitting.fit import fit_law
 from analysis.laws.base import Points
 
 TARGET = 1e14
@@ -22,7 +21,7 @@ LARGEST = 1e11
 
 @pytest.fixture(scope="module")
 def fit():
-    return fit_law(untuned(12, 0), bootstrap=20)
+    return fit_plain(untuned(12, 0), bootstrap=20)
 
 
 def candidates() -> pd.DataFrame:
@@ -139,13 +138,15 @@ def search(seed: int, adaptive: bool, budget: float) -> tuple[float, float]:
         if room.empty or len(runs) >= 60:
             break
         if adaptive:
-            fit = fit_law(pd.concat(runs, ignore_index=True), bootstrap=1)
+            fit = fit_plain(pd.concat(runs, ignore_index=True), bootstrap=1)
             score = score_candidates(fit, room, target_flops=TARGET, overhead=1e9)
             chosen = room.iloc[int(score.argmax())]
         else:
             chosen = room.iloc[int(rng.integers(len(room)))]
         spent += train(chosen["params"], chosen["tokens"])
-    best = fit_law(pd.concat(runs, ignore_index=True), bootstrap=1, priors="weak").optimum(TARGET)
+    best = fit_plain(pd.concat(runs, ignore_index=True), bootstrap=1, priors="weak").optimum(
+        TARGET
+    )
     params, loss = true_optimum(TARGET)
     return abs(np.log(best.params.value / params)), abs(np.log(best.loss.value / loss))
 

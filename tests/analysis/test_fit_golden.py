@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from laboratory import fit_plain
 
-from analysis.fitting.fit import fit_law
 from analysis.fitting.isoflop import isoflop_parabolas
 from analysis.runs import read_runs
 
@@ -27,7 +27,7 @@ def test_epoch_table_gives_the_published_objectives_optimum():
     runs = read_runs(EPOCH, COLUMNS)
     runs = runs[runs["excluded_in_published_fit"] == 0]
     assert len(runs) == 240
-    fit = fit_law(runs, huber_delta=1e-3, bootstrap=400)
+    fit = fit_plain(runs, huber_delta=1e-3, bootstrap=400)
     assert fit.objective == pytest.approx(1.0182740178e-3, abs=1e-12)
     found = [fit.parameters[n].value for n in ("E", "A", "B", "alpha", "beta")]
     known = [1.81721810, 477.825868, 2143.41736, 0.347310499, 0.367172433]
@@ -39,7 +39,7 @@ def test_epoch_table_gives_the_published_objectives_optimum():
 
 
 def test_quokka_runs_give_a_lower_objective_than_the_printed_law(quokka):
-    fit = fit_law(quokka, huber_delta=1e-3, bootstrap=100)
+    fit = fit_plain(quokka, huber_delta=1e-3, bootstrap=100)
     assert fit.objective <= 8.1531e-4
     assert fit.parameters["E"].value == pytest.approx(2.4991, abs=1e-3)
     assert fit.parameters["alpha"].value == pytest.approx(0.4494, abs=1e-3)
@@ -63,12 +63,12 @@ def test_quokka_isoflop_minima_follow_the_printed_power_laws(quokka):
 
 
 def test_auto_threshold_follows_the_noise(quokka):
-    fit = fit_law(quokka, bootstrap=50)
+    fit = fit_plain(quokka, bootstrap=50)
     assert fit.delta == pytest.approx(1.345 * fit.sigma, rel=0.3)
     assert 0.006 < fit.sigma < 0.016
 
 
 def test_same_seed_gives_the_same_samples_and_another_seed_others(quokka):
-    first, again, other = (fit_law(quokka, bootstrap=30, seed=s).samples for s in (1, 1, 2))
+    first, again, other = (fit_plain(quokka, bootstrap=30, seed=s).samples for s in (1, 1, 2))
     np.testing.assert_array_equal(first, again)
     assert np.abs(first - other).max() > 1e-3
