@@ -20,7 +20,7 @@ class GlobalCheck:
     """What a search beyond the fit's own found.
 
     Attributes:
-        starts: how many starting points were followed down, in all.
+        starts: how many starting points were followed to the end, in all.
         minima: how many different laws they ended at.
         objective: the lowest of their objectives, which is the fit's.
         gap: how far the next minimum lies above it, in the same units; infinite with one only.
@@ -42,17 +42,15 @@ class GlobalCheck:
         return {**vars(self), "gap": self.gap if np.isfinite(self.gap) else None}
 
 
-def further_starts(problem: Problem, minima: FloatArray) -> FloatArray:
+def further_starts(problem: Problem, starts: FloatArray) -> FloatArray:
     """Return starting points between those of the first search, [S, P].
 
-    The starts of the first search and the minima that they led to are spread at random over a
-    quarter of the box, and the lowest eight of 64 are followed; a law with a grid adds the
-    minima at its cells' corners.
+    The first ones are spread at random over a quarter of the box, and the lowest eight of 64
+    are kept; a law with a grid adds the minima at its cells' corners.
     """
     low, high = problem.bounds()
-    seeds = np.concatenate([problem.starts(), minima])
     rng = np.random.default_rng(0)
-    spread = seeds[rng.integers(len(seeds), size=_CANDIDATES)]
+    spread = starts[rng.integers(len(starts), size=_CANDIDATES)]
     spread = spread + rng.uniform(-0.125, 0.125, spread.shape) * (high - low)
     spread = np.clip(spread, low, high)
     value = problem.law.log_loss(spread[:, : problem.law_size], problem.points)
@@ -64,7 +62,7 @@ def further_starts(problem: Problem, minima: FloatArray) -> FloatArray:
     grid = problem.law.regrid(problem.points, problem.log_loss, problem.weights[None])
     if grid is None:
         return spread
-    return np.concatenate([with_response(problem, grid[0], minima[0]), spread])
+    return np.concatenate([with_response(problem, grid[0], starts[0]), spread])
 
 
 def with_response(problem: Problem, law: FloatArray, like: FloatArray) -> FloatArray:
@@ -73,22 +71,16 @@ def with_response(problem: Problem, law: FloatArray, like: FloatArray) -> FloatA
     return np.concatenate([law, rest], axis=-1)
 
 
-def global_check(
-    problem: Problem, found: Minimum, sigma: float, found_by_regrid: bool
-) -> GlobalCheck:
-    """Return the check of the minima that all starts led to."""
-    order = np.argsort(found.objective)
-    order = order[found.converged[order]]
-    value = problem.model(found.theta[order]).value if order.size else np.zeros((0, 1))
+def distinct(problem: Problem, found: Minimum, sigma: float) -> np.ndarray:
+    """Return the indices of minima that differ in what they predict, lowest first.
+
+    Fits that did not converge count only where no other is lower.
+    """
+    order = np.argsort(np.where(np.isnan(found.objective), np.inf, found.objective))
+    order = order[found.converged[order] | (np.arange(order.size) == 0)]
+    value = problem.model(found.theta[order]).value
     kept: list[int] = []
     for i in range(len(order)):
         if all(np.abs(value[i] - value[j]).max() > _SAME * sigma for j in kept):
             kept.append(i)
-    levels = found.objective[order[kept]]
-    return GlobalCheck(
-        starts=len(found.theta),
-        minima=len(kept),
-        objective=float(found.objective.min()),
-        gap=float(levels[1] - levels[0]) if len(kept) > 1 else float("inf"),
-        found_by_regrid=found_by_regrid,
-    )
+    return order[kept]

@@ -15,7 +15,7 @@ from analysis.fitting.noise import (
     robust_sigma,
 )
 from analysis.fitting.problem import Problem
-from analysis.fitting.regrid import GlobalCheck, further_starts, global_check
+from analysis.fitting.regrid import GlobalCheck, distinct, further_starts
 from analysis.laws.base import FloatArray
 
 _CONTINUATION = (0.05, 0.01, 0.003)
@@ -25,9 +25,12 @@ _STAGE = 1e-3
 _SAME = 1e-9
 """Share of an objective below which two minima are the same one."""
 
-_FURTHER_STEPS = (8, 30)
-"""Steps in the first stage and in the last for starts beyond the first search: those that are
-not down by then started far from any law."""
+_FURTHER_STEPS = (8, 25)
+"""In the first stage and in the last, for starts beyond the law's own: those that are not down
+by then started far from any law."""
+
+_FOLLOWED = 4
+"""Of those starts, how many are followed to the end: the lowest after the first stage."""
 
 
 @dataclass(frozen=True)
@@ -60,23 +63,23 @@ class PointFit:
 def fit_point(problem: Problem, huber_delta: float | Literal["auto"]) -> PointFit:
     """Fit all rows: from global starts, then with noise, threshold and priors made consistent.
 
-    A second set of starts between the first ones then looks for a lower minimum.
+    A second set of starts, between those of the law, then looks for a lower minimum.
     """
     sigma = TYPICAL_NOISE
     delta = _CONTINUATION[0] if huber_delta == "auto" else huber_delta
-    theta = problem.starts()
+    theta = starts = problem.starts()
     for stage in (d for d in _CONTINUATION if d > delta):
         theta = _minimise(problem, theta, stage, sigma, enough=_STAGE).theta
     found = _minimise(problem, theta, delta, sigma)
     found, sigma, delta = _make_consistent(problem, found, sigma, delta, huber_delta)
-    first = len(found.theta)
-    found = _both(found, _follow(problem, further_starts(problem, found.theta), delta, sigma))
-    own, lowest = (float(v.min()) for v in (found.objective[:first], found.objective))
-    if lowest < own - _SAME * abs(own):
+    own = float(found.objective.min())
+    found = _both(found, _follow(problem, further_starts(problem, starts), delta, sigma))
+    lower = float(found.objective.min()) < own - _SAME * abs(own)
+    if lower:
         found = _minimise(problem, found.theta, delta, sigma)
         found, sigma, delta = _make_consistent(problem, found, sigma, delta, huber_delta)
-        first = len(found.theta)
-    best = int(np.argmin(found.objective[:first]))
+    kept = distinct(problem, found, sigma)
+    best = int(kept[0])
     residual = problem.log_loss - problem.model(found.theta[best : best + 1]).value[0]
     noise = _noise(problem, residual, found.theta[best], effective_sigma(sigma, delta))[1]
     return PointFit(
@@ -87,19 +90,24 @@ def fit_point(problem: Problem, huber_delta: float | Literal["auto"]) -> PointFi
         objective=float(found.objective[best]),
         converged=bool(found.converged[best]),
         residual=residual,
-        global_check=global_check(problem, found, noise, lowest < own - _SAME * abs(own)),
+        global_check=GlobalCheck(
+            starts=len(found.theta),
+            minima=len(kept),
+            objective=float(found.objective[best]),
+            gap=float(np.diff(found.objective[kept[:2]])[0]) if len(kept) > 1 else np.inf,
+            found_by_regrid=lower,
+        ),
         prior_scale=sigma**2,
     )
 
 
 def _follow(problem: Problem, theta: FloatArray, delta: float, sigma: float) -> Minimum:
     """Minimise from further starts, in two stages of few steps."""
-    coarse, fine = _FURTHER_STEPS
-    if delta < _CONTINUATION[0]:
-        theta = _minimise(
-            problem, theta, _CONTINUATION[0], sigma, enough=_STAGE, most=coarse
-        ).theta
-    return _minimise(problem, theta, delta, sigma, most=fine)
+    first, last = _FURTHER_STEPS
+    coarse = max(delta, _CONTINUATION[0])
+    found = _minimise(problem, theta, coarse, sigma, enough=_STAGE, most=first)
+    lowest = np.argsort(found.objective, kind="stable")[:_FOLLOWED]
+    return _minimise(problem, found.theta[lowest], delta, sigma, most=last)
 
 
 def _both(first: Minimum, second: Minimum) -> Minimum:
@@ -119,7 +127,6 @@ def _make_consistent(
 ) -> tuple[Minimum, float, float]:
     """Return the minima with noise and threshold as the residuals of the lowest one say."""
     uses_prior = bool(np.isfinite(problem.prior.spread).any())
-    # Every start is kept until the noise is known: it decides which minimum is the lowest.
     for _ in range(4 if huber_delta == "auto" or uses_prior else 0):
         previous = (sigma, delta)
         theta = found.theta[int(np.argmin(found.objective))]
