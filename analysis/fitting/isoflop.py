@@ -66,20 +66,26 @@ def group_budgets(flops: FloatArray, width: float = SAME_BUDGET) -> np.ndarray:
 
 
 def isoflop_parabolas(
-    runs: pd.DataFrame, *, loss: FloatArray | None = None, width: float = SAME_BUDGET
+    runs: pd.DataFrame,
+    *,
+    loss: FloatArray | None = None,
+    budget: FloatArray | None = None,
+    width: float = SAME_BUDGET,
 ) -> IsoFlop:
     """Fit a parabola in ln N to each budget of at least three sizes.
 
     Args:
-        runs: columns `params`, `tokens` and `loss`; the budget is 6 N D.
+        runs: columns `params`, `tokens` and `loss`.
         loss: takes the place of the column, such as losses with the price of an untuned
             learning rate taken off, [R].
+        budget: the FLOPs that the runs were planned with, [R], where that is not 6 N D: it groups
+            the runs. D at a minimum then follows the runs' own line, and C is 6 N D there.
         width: share by which FLOPs on one budget may differ.
     """
     params = runs["params"].to_numpy(dtype=np.float64)
     flops = 6.0 * params * runs["tokens"].to_numpy(dtype=np.float64)
     values = runs["loss"].to_numpy(dtype=np.float64) if loss is None else loss
-    raw = group_budgets(flops, width)
+    raw = group_budgets(flops if budget is None else budget, width)
     rows: list[dict[str, float | int | bool]] = []
     group = np.full(len(runs), -1, dtype=np.intp)
     for number in range(int(raw.max()) + 1):
@@ -88,7 +94,13 @@ def isoflop_parabolas(
         if len(np.unique(x.round(3))) < 3:
             continue
         group[members] = len(rows)
-        rows.append(_parabola(x, values[members], float(np.exp(np.log(flops[members]).mean()))))
+        level = float(np.exp(np.log(flops[members]).mean()))
+        rows.append(_parabola(x, values[members], level))
+        if budget is not None and np.isfinite(rows[-1]["params"]):
+            centre, at = rows[-1]["centre"], np.log(rows[-1]["params"])
+            line = np.polyfit(x - centre, np.log(flops[members]), 2)
+            there = float(np.exp(np.polyval(line, np.clip(at, x.min(), x.max()) - centre)))
+            rows[-1] |= {"flops": there, "tokens": there / 6.0 / rows[-1]["params"]}
     columns = "flops runs params tokens loss both_arms centre c0 c1 c2".split()  # noqa: SIM905
     minima = pd.DataFrame(rows, columns=columns)
     seen = minima[minima["both_arms"].astype(bool)]
@@ -101,6 +113,7 @@ def isoflop_samples(
     runs: pd.DataFrame,
     *,
     loss: FloatArray | None = None,
+    budget: FloatArray | None = None,
     count: int = 1000,
     seed: int = 0,
     width: float = SAME_BUDGET,
@@ -112,7 +125,7 @@ def isoflop_samples(
     rows are NaN where fewer than two budgets are left. The interval is that of noise alone, and
     wide rather than narrow: about right for two dozen sizes a budget, twice too wide for seven.
     """
-    found = isoflop_parabolas(runs, loss=loss, width=width)
+    found = isoflop_parabolas(runs, loss=loss, budget=budget, width=width)
     values = runs["loss"].to_numpy(dtype=np.float64) if loss is None else loss
     log_params = np.log(runs["params"].to_numpy(dtype=np.float64))
     rng = np.random.default_rng(seed)
@@ -159,6 +172,7 @@ def isoflop_bias(
     flops: float,
     *,
     loss: FloatArray | None = None,
+    budget: FloatArray | None = None,
     width: float = SAME_BUDGET,
 ) -> IsoFlopBias | None:
     """Return the parabolas' bias if `law` at `theta` [P] were the truth; None without two minima.
@@ -172,11 +186,13 @@ def isoflop_bias(
         theta: its coordinates.
         flops: the budget to compare N_opt at.
         loss: the losses that decide which budgets count, as for `isoflop_parabolas`.
+        budget: as for `isoflop_parabolas`.
         width: share by which FLOPs on one budget may differ.
     """
-    counted = isoflop_parabolas(runs, loss=loss, width=width).minima["both_arms"].astype(bool)
+    observed = isoflop_parabolas(runs, loss=loss, budget=budget, width=width)
+    counted = observed.minima["both_arms"].astype(bool)
     clean = np.exp(law.log_loss(theta, Points.of(runs["params"], runs["tokens"])))
-    minima = isoflop_parabolas(runs, loss=clean, width=width).minima
+    minima = isoflop_parabolas(runs, loss=clean, budget=budget, width=width).minima
     used = minima[counted & minima["params"].notna()]
     if len(used) < 2:
         return None

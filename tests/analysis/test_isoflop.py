@@ -130,3 +130,25 @@ def test_bias_is_what_parabolas_get_wrong_without_noise(reach, off):
         assert abs(bias.log_params) < 0.01
     else:
         assert abs(bias.log_params) > 0.03
+
+
+def test_budgets_that_are_not_six_n_d_group_the_runs_and_keep_their_own_line():
+    tables = []
+    for c in (1e10, 1e11, 1e12):
+        params = true_optimum(c)[0] * np.geomspace(0.4, 2.5, 9)
+        # Exact FLOPs: small models pay more than 6 N D for each token.
+        tokens = c / 6 / params * (params / params.max()) ** 0.2
+        loss = true_loss(params, tokens)
+        tables.append(
+            pd.DataFrame({"params": params, "tokens": tokens, "loss": loss, "planned": c})
+        )
+    runs = pd.concat(tables, ignore_index=True)
+    assert len(isoflop_parabolas(runs).minima) != 3
+    found = isoflop_parabolas(runs, budget=runs["planned"].to_numpy())
+    assert list(found.minima["runs"]) == [9, 9, 9]
+    for (_, row), table in zip(found.minima.iterrows(), tables, strict=True):
+        tokens = np.interp(np.log(row["params"]), np.log(table["params"]), np.log(table["tokens"]))
+        assert np.log(row["tokens"]) == pytest.approx(tokens, abs=1e-6)
+        assert row["flops"] == pytest.approx(6 * row["params"] * row["tokens"])
+    samples = isoflop_samples(runs, budget=runs["planned"].to_numpy(), count=20)
+    assert np.isfinite(samples).all()
