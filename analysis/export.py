@@ -59,7 +59,7 @@ def export_law(law: LawFile, folder: str | Path, target_flops: float | None = No
         shown = {_CAPTIONS[p.stem]: f"figures/{p.name}" for p in figures if p.suffix == ".png"}
         paths += figures
     page = target / PAGE_NAME
-    text = document_markdown(law.document, law.state, runs, target_flops, shown)
+    text = document_markdown(law.document, law.state, runs, optima, shown)
     return [write_text(text, page), *paths]
 
 

@@ -59,6 +59,7 @@ def law_document(fit: Fit) -> dict[str, Any]:
             "noise": fit.sigma,
             "converged": fit.converged,
         },
+        "global_check": None if fit.global_check is None else fit.global_check.as_dict(),
         "runs": {
             "count": len(fit.runs),
             "trajectories": int(trajectories),

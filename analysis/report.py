@@ -1,4 +1,4 @@
-"""A law on one page of Markdown, and its predictions as a table."""
+"""A law on one page of Markdown."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -6,43 +6,20 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis.fitting.isoflop import isoflop_parabolas
 from analysis.fitting.result import Fit
 from analysis.lawdocument import law_document
+from analysis.reporting.checks import calibration_lines, search_lines
+from analysis.reporting.optima import (
+    default_budgets,
+    isoflop_lines,
+    optimum_lines,
+    optimum_table,
+)
+from analysis.reporting.parameters import identified_lines, law_lines
 from analysis.state import LawState
 from analysis.units import format_quantity
 
-
-def default_budgets(state: LawState, target_flops: float | None = None) -> list[float]:
-    """Return the budgets of the optimum table: the runs' own decades and two beyond."""
-    low, high = state.validity.get("flops", (1e18, 1e21))
-    first, last = int(np.ceil(np.log10(low))), int(np.floor(np.log10(high)))
-    inside = [10.0**k for k in range(first, last + 1)] or [high]
-    beyond = [high * 10.0, high * 100.0]
-    wanted = [] if target_flops is None else [target_flops]
-    # The target stays as it was asked for; its near twins among the others go.
-    near = [c for c in (*inside[-4:], *beyond) if not any(abs(c / w - 1.0) < 0.01 for w in wanted)]
-    return sorted({*near, *wanted})
-
-
-def optimum_table(state: LawState, budgets: Sequence[float]) -> pd.DataFrame:
-    """Return the optimum for each budget: value, low and high of N, D and loss, D / N."""
-    rows = []
-    for flops in budgets:
-        best = state.optimum(flops)
-        row: dict[str, float] = {"flops": flops}
-        for name in ("params", "tokens", "loss"):
-            estimate = getattr(best, name)
-            row |= {
-                name: estimate.value,
-                f"{name}_low": estimate.low,
-                f"{name}_high": estimate.high,
-            }
-        row["tokens_per_param"] = best.tokens.value / best.params.value
-        row["lr"] = float(state.response.lr_optimum(best.params.value, best.tokens.value))
-        row["extrapolation_decades"] = best.extrapolation_decades
-        rows.append(row)
-    return pd.DataFrame(rows)
+__all__ = ["default_budgets", "document_markdown", "law_markdown", "optimum_table"]
 
 
 def law_markdown(
@@ -57,20 +34,31 @@ def law_markdown(
         target_flops: a budget in 6 N D to include in the table.
         figures: captions and paths of pictures to show.
     """
-    return document_markdown(law_document(fit), fit.state, fit.runs, target_flops, figures)
+    optima = optimum_table(fit.state, default_budgets(fit.state, target_flops))
+    return document_markdown(law_document(fit), fit.state, fit.runs, optima, figures)
 
 
 def document_markdown(
     document: Mapping[str, Any],
     state: LawState,
     runs: pd.DataFrame | None = None,
-    target_flops: float | None = None,
+    optima: pd.DataFrame | None = None,
     figures: Mapping[str, str] | None = None,
 ) -> str:
-    """Return the page from a law file's content; `runs` add the IsoFLOP cross-check."""
+    """Return the page from a law file's content.
+
+    Args:
+        document: the law file's content.
+        state: its law.
+        runs: the fitted runs, for the IsoFLOP cross-check.
+        optima: rows of `optimum_table` to show; unset: those of `default_budgets`.
+        figures: captions and paths of pictures to show.
+    """
     count = document["runs"]["count"]
     rejected = sum(document["runs"]["rejected"].values())
     left_out = f"; {rejected} more were left out" if rejected else ""
+    if optima is None:
+        optima = optimum_table(state, default_budgets(state))
     lines = [
         "# Scaling law",
         "",
@@ -79,31 +67,32 @@ def document_markdown(
         f"{document['law']} law, fitted to {count} runs of {document['runs']['trajectories']} "
         f"trajectories{left_out}. Losses in nats per token, N total parameters, D tokens. "
         f"Huber threshold {document['fit']['huber_delta']:.3g}; noise of a run "
-        f"{100 * document['fit']['noise']:.2g} % of the loss.",
+        f"{100 * document['fit']['noise']:.2g} % of the loss." + _discrepancy(document),
         "",
         *_warning_lines(document["warnings"]),
-        "## Parameters",
-        "",
-        "| | value | 90 % interval | standard error | identified |",
-        "| --- | ---: | --- | ---: | --- |",
+        *law_lines(document, state),
+        *identified_lines(document, state, runs),
+        *search_lines(document),
+        *_response_lines(document["response"]),
+        *optimum_lines(optima),
     ]
-    for name, p in document["parameters"].items():
-        yes = "yes" if p["identified"] else "**no**"
-        lines.append(
-            f"| {name} | {p['value']:.5g} | {p['low']:.4g} to {p['high']:.4g} "
-            f"| {p['stderr']:.2g} | {yes} |"
-        )
-    if {"alpha", "beta"} <= set(document["parameters"]):
-        alpha, beta = (document["parameters"][k]["value"] for k in ("alpha", "beta"))
-        a = beta / (alpha + beta)
-        lines += ["", f"N_opt grows as C^{a:.3f} and D_opt as C^{1 - a:.3f}."]
-    lines += ["", *_response_lines(document["response"]), *_optimum_lines(state, target_flops)]
     if runs is not None:
-        lines += _isoflop_lines(state, runs)
+        lines += isoflop_lines(state, runs)
+    lines += calibration_lines(document["calibration"])
     for caption, path in (figures or {}).items():
         lines += [f"![{caption}]({path})", ""]
     lines += _provenance_lines(document)
     return "\n".join(lines).rstrip() + "\n"
+
+
+def _discrepancy(document: Mapping[str, Any]) -> str:
+    process = document.get("discrepancy")
+    if not process:
+        return ""
+    return (
+        f" What the law's form misses was fitted with it: {100 * process['amplitude']:.2g} % of "
+        "the loss."
+    )
 
 
 def _warning_lines(warnings: Sequence[str]) -> list[str]:
@@ -143,61 +132,6 @@ def _response_lines(response: Mapping[str, Any]) -> list[str]:
     return [*lines, ""]
 
 
-def _optimum_lines(state: LawState, target_flops: float | None) -> list[str]:
-    table = optimum_table(state, default_budgets(state, target_flops))
-    known = bool(table["lr"].notna().all())
-    lines = [
-        "## Compute-optimal training",
-        "",
-        "| C (6ND) | N | D | D/N | loss |" + (" lr |" if known else "") + " beyond the runs |",
-        "| ---: | ---: | ---: | ---: | ---: |" + (" ---: |" if known else "") + " --- |",
-    ]
-    for _, row in table.iterrows():
-        beyond = row["extrapolation_decades"]
-        lines.append(
-            f"| {row['flops']:.3g} | {_with_interval(row, 'params')} "
-            f"| {_with_interval(row, 'tokens')} | {row['tokens_per_param']:.3g} "
-            f"| {row['loss']:.3f} ({row['loss_low']:.3f} to {row['loss_high']:.3f}) |"
-            + (f" {row['lr']:.2g} |" if known else "")
-            + (f" {beyond:.2g} decade{'' if beyond == 1 else 's'} |" if beyond > 0 else " |")
-        )
-    return [*lines, ""]
-
-
-def _with_interval(row: "pd.Series[float]", name: str) -> str:
-    value, low, high = (format_quantity(row[k]) for k in (name, f"{name}_low", f"{name}_high"))
-    return f"{value} ({low} to {high})"
-
-
-def _isoflop_lines(state: LawState, runs: pd.DataFrame) -> list[str]:
-    from analysis.figures import tuned_loss
-
-    iso = isoflop_parabolas(runs, loss=tuned_loss(state, runs))
-    seen = iso.minima[iso.minima["both_arms"].astype(bool)]
-    if seen.empty:
-        return []
-    lines = ["## Cross-check: IsoFLOP parabolas", ""]
-    if iso.params_law is not None and iso.tokens_law is not None:
-        lines += [
-            f"N_opt = {iso.params_law.factor:.4g} C^{iso.params_law.exponent:.4f}, "
-            f"D_opt = {iso.tokens_law.factor:.4g} C^{iso.tokens_law.exponent:.4f}, from the "
-            f"{len(seen)} budgets that show both arms.",
-            "",
-        ]
-    lines += [
-        "| C (6ND) | runs | parabola: N | law: N | parabola: loss | law: loss |",
-        "| ---: | ---: | ---: | ---: | ---: | ---: |",
-    ]
-    for _, row in seen.iterrows():
-        best = state.optimum(float(row["flops"]))
-        lines.append(
-            f"| {row['flops']:.3g} | {row['runs']} | {format_quantity(row['params'])} "
-            f"| {format_quantity(best.params.value)} | {row['loss']:.3f} "
-            f"| {best.loss.value:.3f} |"
-        )
-    return [*lines, ""]
-
-
 def _provenance_lines(document: Mapping[str, Any]) -> list[str]:
     validity = document["validity"]
     ranges = ", ".join(
@@ -207,12 +141,14 @@ def _provenance_lines(document: Mapping[str, Any]) -> list[str]:
     known = {k: document[k] for k in ("corpus", "tokenizer", "evaluator", "kernel")}
     named = "".join(f", {k} `{v}`" for k, v in known.items() if v)
     bootstrap = document["bootstrap"]
+    drawn = f"resamples of {bootstrap['resampled']}"
+    if document.get("discrepancy"):
+        drawn = "draws of the posterior"
     return [
         "## Where it comes from",
         "",
-        f"Runs cover {ranges}. Intervals: {bootstrap['count']} resamples of "
-        f"{bootstrap['resampled']} (seed {bootstrap['seed']}), no narrower than the fit's "
-        "curvature; how often they cover has not been measured for these runs.",
+        f"Runs cover {ranges}. Intervals: {bootstrap['count']} {drawn} "
+        f"(seed {bootstrap['seed']}), no narrower than the fit's curvature.",
         "",
         f"Runs `{document['runs']['hash']}`, FLOPs {document['flops_convention']}{named}; "
         f"{document['created']}, "

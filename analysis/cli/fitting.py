@@ -5,7 +5,10 @@ from pathlib import Path
 
 from analysis.cli.arguments import add_columns, add_json, delta, quantity, whole_number
 from analysis.cli.output import check_writable, say, write, write_json
+from analysis.errors import RunTableError
 from analysis.laws.base import law_names
+
+_OWN = "own_formula"
 
 
 def add_verbs(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -17,7 +20,8 @@ def add_verbs(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]")
         choices=("auto", *law_names()),
         default="auto",
         metavar="LAW",
-        help=f"auto (chinchilla), or one of {', '.join(law_names())} (default: %(default)s)",
+        help="auto (super with what its form misses, chinchilla where a fit like published ones "
+        f"is asked for), or one of {', '.join(law_names())} (default: %(default)s)",
     )
     verb.add_argument(
         "--out",
@@ -39,6 +43,24 @@ def add_verbs(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]")
         choices=("auto", "weak", "none"),
         default="auto",
         help="weak priors on the law's parameters; auto: for fewer than 60 trajectories",
+    )
+    verb.add_argument(
+        "--discrepancy",
+        choices=("auto", "none"),
+        default="auto",
+        help="fit what the law's form misses with it, for intervals that cover; auto: for laws "
+        "of N and D, unless --huber-delta or --priors none ask for a fit like published ones",
+    )
+    verb.add_argument(
+        "--formula",
+        metavar="TEXT",
+        help="fit a formula of your own, such as 'E + A/N**alpha + B/D**beta', in N, D, and "
+        "U and e for repeated data",
+    )
+    verb.add_argument(
+        "--verify",
+        action="store_true",
+        help="search for a better optimum of each resample too; takes several times as long",
     )
     verb.add_argument(
         "--response",
@@ -67,13 +89,15 @@ def run_fit(options: argparse.Namespace) -> int:
     runs = read_runs(options.runs, dict(options.column))
     fit = fit_law(
         runs,
-        law=options.law,
+        law=_law(options),
         huber_delta=options.huber_delta,
         bootstrap=options.bootstrap,
         seed=options.seed,
         lr_prior=options.lr_prior,
         priors=options.priors,
         response=options.response,
+        discrepancy=options.discrepancy,
+        verify=options.verify,
     )
     if options.out is not None:
         from analysis.export import write_law
@@ -85,3 +109,14 @@ def run_fit(options: argparse.Namespace) -> int:
     else:
         write(law_markdown(fit, options.target))
     return 0
+
+
+def _law(options: argparse.Namespace) -> str:
+    """Return the name of the law to fit; one from `--formula` is registered first."""
+    if options.formula is None:
+        return str(options.law)
+    from analysis.laws.formula import register_formula
+
+    if options.law != "auto":
+        raise RunTableError("--formula is a law of its own: leave out --law")
+    return register_formula(_OWN, options.formula).name

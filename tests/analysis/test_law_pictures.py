@@ -84,7 +84,7 @@ def test_pictures_show_losses_as_of_tuned_runs():
 def test_the_page_states_law_intervals_warnings_and_optimum(fit):
     page = law_markdown(fit, target_flops=1e15)
     assert page.startswith("# Scaling law")
-    for heading in ("## Parameters", "## Compute-optimal training", "## Cross-check: IsoFLOP"):
+    for heading in ("## The law and", "## Compute-optimal training", "## Cross-check: IsoFLOP"):
         assert heading in page
     assert "| 1e+15 |" in page
     assert "Weak priors from published laws" in page
