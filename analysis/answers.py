@@ -13,8 +13,13 @@ from analysis.uncertainty import Estimate, combined_interval
 Source = LawState | LawFile | Fit
 """What can be asked: a law's numbers, a law file, or a fit."""
 
-_STEP = 0.01
-_LONGEST = 0.02
+_STEP = 0.3
+"""Of a standard deviation: long enough that a search's rounding is not taken for a slope."""
+
+_LONGEST = 0.05
+_WIDEST = 14.0
+"""Standard deviation of a direction that no run decides."""
+
 _UNKNOWN = 10.0 * float(np.log(10.0))
 _JUMP = 3.0
 
@@ -50,7 +55,7 @@ def estimates(state: LawState, logs: Callable[[FloatArray], FloatArray]) -> list
     if len(directions):
         ahead, behind = np.split(moved, 2)
         lengths = np.sqrt(np.einsum("kp,kp->k", directions, directions))
-        spreads = np.sqrt(_eigen(state.covariance)[0])
+        spreads = np.minimum(np.sqrt(_eigen(state.covariance)[0]), _WIDEST)
         slopes = (ahead - behind) / (2.0 * lengths[:, None]) * spreads[:, None]
         # A jump from one minimum to another is no slope.
         slopes[~np.isfinite(slopes) | (np.abs(ahead - behind) > _JUMP)] = 0.0

@@ -1,8 +1,6 @@
 """Repeated data: how many epochs are worth it, and what model unique tokens deserve."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -38,6 +36,7 @@ class EpochsLimit:
     unique_tokens: float
     epochs: Estimate | None
     interior: Estimate | None
+    enough: Estimate
     loss: Estimate
     interior_loss: Estimate | None
     one_epoch_loss: Estimate
@@ -46,7 +45,7 @@ class EpochsLimit:
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain values for JSON."""
-        names = ("epochs", "interior", "loss", "interior_loss", "one_epoch_loss")
+        names = ("epochs", "interior", "enough", "loss", "interior_loss", "one_epoch_loss")
         return {
             "params": self.params,
             "unique_tokens": self.unique_tokens,
@@ -71,7 +70,7 @@ def epochs_limit(law: Source, params: float, unique_tokens: float) -> EpochsLimi
     Raises:
         AllocationError: the law takes repeated tokens for new ones.
     """
-    state = _of_repeated_data(law, "a limit of epochs")
+    state = of_repeated_data(law, "a limit of epochs")
     x, u = float(np.log(params)), float(np.log(unique_tokens))
 
     def logs(theta: FloatArray) -> FloatArray:
@@ -85,9 +84,10 @@ def epochs_limit(law: Source, params: float, unique_tokens: float) -> EpochsLimi
         epochs = np.where(found.endless, np.nan, epochs)
         loss = np.where(found.endless, most[:, 0], loss)
         interior_loss = np.where(np.isfinite(found.interior), found.interior, np.nan)
-        return np.stack([epochs, found.log_epochs, loss, interior_loss, found.at_one], axis=1)
+        columns = [epochs, found.log_epochs, found.log_enough, loss, interior_loss, found.at_one]
+        return np.stack(columns, axis=1)
 
-    epochs, interior, loss, interior_loss, one = estimates(state, logs)
+    epochs, interior, enough, loss, interior_loss, one = estimates(state, logs)
     warnings = []
     named = bool(np.isfinite(epochs.value))
     inner = bool(np.isfinite(interior.value))
@@ -102,8 +102,9 @@ def epochs_limit(law: Source, params: float, unique_tokens: float) -> EpochsLimi
     return EpochsLimit(
         params=float(params),
         unique_tokens=float(unique_tokens),
-        epochs=epochs if named else None,
-        interior=interior if inner else None,
+        epochs=_at_least_one(epochs) if named else None,
+        interior=_at_least_one(interior) if inner else None,
+        enough=_at_least_one(enough),
         loss=loss,
         interior_loss=interior_loss if inner else None,
         one_epoch_loss=one,
@@ -112,6 +113,10 @@ def epochs_limit(law: Source, params: float, unique_tokens: float) -> EpochsLimi
         ),
         warnings=tuple(warnings),
     )
+
+
+def _at_least_one(epochs: Estimate) -> Estimate:
+    return Estimate(epochs.value, max(epochs.low, 1.0), max(epochs.high, 1.0))
 
 
 @dataclass(frozen=True)
@@ -166,8 +171,8 @@ def allocate_data(law: Source, unique_tokens: float, flops: float | None = None)
         AllocationError: the law takes repeated tokens for new ones, or, without a budget, gains
             from compute without end.
     """
-    state = _of_repeated_data(law, "an answer for a data budget")
-    search = _DataSearch(state, float(np.log(unique_tokens)), flops)
+    state = of_repeated_data(law, "an answer for a data budget")
+    search = DataSearch(state, float(np.log(unique_tokens)), flops)
     params, tokens, epochs, spent, loss = estimates(state, search.logs)
     warnings = []
     if not np.isfinite(params.value):
@@ -206,7 +211,7 @@ def allocate_data(law: Source, unique_tokens: float, flops: float | None = None)
 
 
 @dataclass(frozen=True)
-class _DataSearch:
+class DataSearch:
     """The optimum for one data budget as a function of theta."""
 
     state: LawState
@@ -233,69 +238,6 @@ class _DataSearch:
         return np.where(np.isnan(loss)[:, None], np.nan, found)
 
 
-@dataclass(frozen=True)
-class MoreData:
-    """What k times as many unique tokens would buy.
-
-    Attributes:
-        factor: k.
-        allocation: the optimum with k U unique tokens.
-        gain: by what factor the loss falls against k = 1, at most 1 where more data helps.
-    """
-
-    factor: float
-    allocation: DataAllocation
-    gain: Estimate
-
-    @cached_property
-    def saved(self) -> float:
-        """Nats by which the loss falls."""
-        return self.allocation.loss.value * (1.0 / self.gain.value - 1.0)
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return plain values for JSON."""
-        return {
-            "factor": self.factor,
-            "loss_ratio": self.gain.as_dict(),
-            "nats_saved": self.saved,
-            **self.allocation.as_dict(),
-        }
-
-
-def value_of_data(
-    law: Source,
-    unique_tokens: float,
-    flops: float | None = None,
-    factors: Sequence[float] = (1.0, 2.0, 4.0, 10.0),
-) -> list[MoreData]:
-    """Return what larger corpora would buy, each at its own best N and epochs.
-
-    Losses of one resample are compared with each other, so that the gain is known better than
-    either loss.
-
-    Args:
-        law: a law of repeated data.
-        unique_tokens: U.
-        flops: the compute budget; unset: unlimited.
-        factors: by how much to multiply U.
-
-    Raises:
-        AllocationError: as `allocate_data`.
-    """
-    state = _of_repeated_data(law, "the value of more data")
-    now = _DataSearch(state, float(np.log(unique_tokens)), flops)
-    rows = []
-    for factor in factors:
-        then = _DataSearch(state, float(np.log(factor * unique_tokens)), flops)
-
-        def logs(theta: FloatArray, then: _DataSearch = then) -> FloatArray:
-            return (then.logs(theta) - now.logs(theta))[:, 4:]
-
-        allocation = allocate_data(law, factor * unique_tokens, flops)
-        rows.append(MoreData(float(factor), allocation, estimates(state, logs)[0]))
-    return rows
-
-
 def _unseen(state: LawState, unique_tokens: float) -> list[str]:
     decades = float(state.decades_beyond("unique_tokens", unique_tokens))
     if decades == 0:
@@ -303,7 +245,8 @@ def _unseen(state: LawState, unique_tokens: float) -> list[str]:
     low, high = state.validity["unique_tokens"]
     return [
         f"{unique_tokens:.3g} unique tokens lie {decades:.2g} decades outside those that the law "
-        f"was fitted to ({low:.3g} to {high:.3g})"
+        f"was fitted to ({low:.3g} to {high:.3g}); there the form of the law decides more than "
+        "its interval: forms that fit alike have differed tenfold in N a decade out"
     ]
 
 
@@ -318,7 +261,8 @@ def _prefers_repetition(
     return bool(loss[1:].min() < loss[0] - 1e-9)
 
 
-def _of_repeated_data(law: Source, what: str) -> LawState:
+def of_repeated_data(law: Source, what: str) -> LawState:
+    """Return the law with its numbers; refuse one that takes repeated tokens for new ones."""
     state = state_of(law)
     if not state.law.needs_unique:
         raise AllocationError(

@@ -21,6 +21,9 @@ MOST_EPOCHS = 1e8
 LARGEST_PARAMS = 1e17
 """A law that still gains from a larger model names no best size."""
 
+NEARLY = 1e-3
+"""Share of the loss by which epochs may miss the best and still count as enough."""
+
 _FEWEST_MORE = 1e-3
 _SMALLEST_PARAMS = 1e3
 _SCAN = 257
@@ -44,6 +47,8 @@ class EpochsFound(NamedTuple):
     """ln L of one epoch."""
     endless: np.ndarray
     """Whether the loss falls with epochs without end."""
+    log_enough: FloatArray
+    """ln of the fewest e whose loss is within `NEARLY` of the lowest at any e."""
 
 
 def best_epochs(
@@ -81,7 +86,16 @@ def best_epochs(
     at_one = law.log_loss(theta, Points(x, one, one))[:, 0]
     endless = value[:, -1] <= np.minimum(value.min(axis=1), at_one) + _FLAT
     log_epochs = np.where(found, np.log1p(np.exp(best[:, 0])), np.nan)
-    return EpochsFound(log_epochs, at_best, at_one, endless & ~found)
+    lowest_loss = np.minimum(np.minimum(at_best, at_one), value.min(axis=1))
+    allowed = (lowest_loss + NEARLY)[:, None]
+    first = (value <= allowed).argmax(axis=1)
+    low, high = grid[np.maximum(first - 1, 0)][:, None], grid[first][:, None]
+    for _ in range(30):
+        middle = 0.5 * (low + high)
+        reached = loss(middle) <= allowed
+        low, high = np.where(reached, low, middle), np.where(reached, middle, high)
+    enough = np.where(at_one <= allowed[:, 0], 0.0, np.log1p(np.exp(high[:, 0])))
+    return EpochsFound(log_epochs, at_best, at_one, endless & ~found, enough)
 
 
 def golden(

@@ -7,11 +7,12 @@ import pandas as pd
 import pytest
 
 from analysis.allocation import paper_answer, recommend
-from analysis.epochs import allocate_data, epochs_limit, value_of_data
+from analysis.epochs import allocate_data, epochs_limit
 from analysis.errors import AllocationError
 from analysis.fitting.fit import fit_law
 from analysis.inference import lifetime_optimum
 from analysis.laws.base import Points
+from analysis.more_data import value_of_data
 from analysis.reference import printed_table
 from analysis.reference.quokka import published_state
 from analysis.state import LawState
@@ -77,6 +78,15 @@ def test_the_interior_optimum_is_stationary_in_effective_data(quokka):
     gain = numbers["p_e"] / e
     gamma = numbers["gamma"]
     assert gain == pytest.approx(gamma * (e - 1) ** (gamma - 1) / onset**gamma, rel=1e-5)
+
+
+def test_enough_epochs_cost_a_thousandth_of_the_loss(quokka):
+    limit = epochs_limit(quokka, 4e8, 1e9)
+    few = limit.enough.value
+    assert 1 < few < limit.interior.value
+    loss = quokka.predict(4e8, few * 1e9, 1e9).value[0]
+    assert loss / limit.loss.value == pytest.approx(np.exp(1e-3), abs=1e-7)
+    assert epochs_limit(quokka, 67e9, 1e8).enough.value == 1.0
 
 
 def test_table_4s_flat_optimum_is_met_or_beaten(quokka):
@@ -148,6 +158,7 @@ def test_a_law_that_never_rises_names_no_limit():
     assert limit.epochs is None
     assert limit.interior is None
     assert any("names no limit" in w for w in limit.warnings)
+    assert 10 < limit.enough.value < 500
     with pytest.raises(AllocationError, match="compute budget"):
         allocate_data(state, 1e9)
     best = allocate_data(state, 1e9, 1e21)
