@@ -20,17 +20,10 @@ from analysis.fitting.fit import fit_law
 from analysis.fitting.isoflop import isoflop_bias, isoflop_parabolas, isoflop_samples
 from analysis.fitting.result import Fit
 from analysis.laws.base import FloatArray
-from analysis.reference import constants, printed_table
+from analysis.published import COLUMNS, blank_row, power_row, published_rows
 from analysis.runs import trajectory_index, validate_runs
 from analysis.uncertainty import combined_interval
 from analysis.units import format_quantity
-
-COLUMNS = (
-    *("source", "approach", "a", "a_low", "a_high", "b", "k_N", "k_D"),
-    *("params", "params_low", "params_high", "tokens", "tokens_low", "tokens_high"),
-    *("E", "a_bias", "params_bias", "note"),
-)
-"""Of `Approaches.table`; intervals are of 90 %, numbers that do not exist NaN."""
 
 _SIMULATIONS = 20
 _SLOPE_STEP = 0.1
@@ -129,41 +122,20 @@ def compare_approaches(
         _parametric_row(fit, flops),
     ]
     if published:
-        rows += _published_rows(flops)
+        rows += published_rows(flops)
     return Approaches(float(flops), pd.DataFrame(rows, columns=list(COLUMNS)), fit)
-
-
-def _blank(source: str, approach: str, note: str = "") -> dict[str, Any]:
-    row: dict[str, Any] = dict.fromkeys(COLUMNS, np.nan)
-    return row | {"source": source, "approach": approach, "note": note}
-
-
-def _power_row(
-    row: dict[str, Any], k_n: float, a: float, samples: FloatArray | None, flops: float
-) -> dict[str, Any]:
-    """Fill a row from N_opt = k_n C^a and resamples of (ln k_n, a)."""
-    params = k_n * flops**a
-    row |= {"a": a, "b": 1.0 - a, "k_N": k_n, "k_D": 1.0 / (6.0 * k_n)}
-    row |= {"params": params, "tokens": flops / (6.0 * params)}
-    if samples is not None and np.isfinite(samples[:, 1]).sum() >= 20:
-        row["a_low"], row["a_high"] = np.nanpercentile(samples[:, 1], [5.0, 95.0])
-        at = np.exp(samples[:, 0] + samples[:, 1] * np.log(flops))
-        low, high = np.nanpercentile(at, [5.0, 95.0])
-        row |= {"params_low": low, "params_high": high}
-        row |= {"tokens_low": flops / (6.0 * high), "tokens_high": flops / (6.0 * low)}
-    return row
 
 
 def _envelope_row(
     table: pd.DataFrame, fit: Fit, flops: float, bootstrap: int, seed: int
 ) -> dict[str, Any]:
-    row = _blank("these runs", "1: envelope of curves")
+    row = blank_row("these runs", "1: envelope of curves")
     try:
         found = envelope(table, loss=_tuned(fit, table), bootstrap=bootstrap, seed=seed)
     except FitError as error:
         return row | {"note": str(error)}
     law = found.params_law
-    row = _power_row(row, law.factor, law.exponent, found.samples, flops)
+    row = power_row(row, law.factor, law.exponent, found.samples, flops)
     notes = [f"{found.curves} curves, {found.sizes} sizes on the envelope", *found.notes]
     if not fit.law.needs_unique:
         row |= _envelope_bias(table, fit, flops, seed)
@@ -196,7 +168,7 @@ def _envelope_bias(table: pd.DataFrame, fit: Fit, flops: float, seed: int) -> di
 def _isoflop_row(
     table: pd.DataFrame, fit: Fit, flops: float, bootstrap: int, seed: int
 ) -> dict[str, Any]:
-    row = _blank("these runs", "2: IsoFLOP parabolas")
+    row = blank_row("these runs", "2: IsoFLOP parabolas")
     loss, budget = _tuned(fit, table), _budget(table)
     found = isoflop_parabolas(table, loss=loss, budget=budget)
     if found.params_law is None:
@@ -208,7 +180,7 @@ def _isoflop_row(
         return row | {"note": note}
     samples = isoflop_samples(table, loss=loss, budget=budget, count=bootstrap, seed=seed)
     law = found.params_law
-    row = _power_row(row, law.factor, law.exponent, samples, flops)
+    row = power_row(row, law.factor, law.exponent, samples, flops)
     used = int(found.minima["both_arms"].astype(bool).sum())
     notes = [f"{used} budgets"]
     bias = None
@@ -225,7 +197,7 @@ def _isoflop_row(
 
 
 def _parametric_row(fit: Fit, flops: float) -> dict[str, Any]:
-    row = _blank("these runs", f"3: {fit.law.name.replace('_', ' ')} law")
+    row = blank_row("these runs", f"3: {fit.law.name.replace('_', ' ')} law")
     best = fit.optimum(flops)
     a, low, high = _slope(fit, flops)
     k_n = best.params.value / flops**a
@@ -274,41 +246,6 @@ def _tuned(fit: Fit, table: pd.DataFrame) -> FloatArray | None:
     if fit.response.lr_fitted or fit.response.offsets:
         return fit.tuned_loss if len(fit.runs) == len(table) else None
     return None
-
-
-def _published_rows(flops: float) -> list[dict[str, Any]]:
-    """Return the Quokka paper's and Chinchilla's own answers, to the digits there are."""
-    quokka, chinchilla = constants("isoflop"), "Chinchilla"
-    rows = [
-        _power_row(
-            _blank("Quokka", "2 (its approach 1)", "as printed, section 3.1"),
-            quokka["k_N"],
-            quokka["a"],
-            None,
-            flops,
-        ),
-        _parametric_published("Quokka", "3 (its approach 2)", "eq13", "equation 13", flops),
-    ]
-    for _, printed in printed_table(1).iterrows():
-        if printed["family"] == chinchilla and printed["approach"] != "3":
-            note = "table 1's two digits: N and D are rough"
-            row = _blank(chinchilla, printed["approach"], note)
-            rows.append(
-                _power_row(row, float(printed["k_N"]), float(printed["a"]), None, flops)
-                | {"b": float(printed["b"]), "k_D": float(printed["k_D"])}
-            )
-    rows.append(_parametric_published(chinchilla, "3", "chinchilla", "as published", flops))
-    return rows
-
-
-def _parametric_published(
-    source: str, approach: str, name: str, note: str, flops: float
-) -> dict[str, Any]:
-    law = constants(name)
-    a = law["beta"] / (law["alpha"] + law["beta"])
-    ratio = law["alpha"] * law["A"] / (law["beta"] * law["B"])
-    k_n = ratio ** (1.0 / (law["alpha"] + law["beta"])) / 6.0**a
-    return _power_row(_blank(source, approach, note), k_n, a, None, flops) | {"E": law["E"]}
 
 
 def _shown(value: float, form: Any) -> str:

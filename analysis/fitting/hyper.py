@@ -19,6 +19,8 @@ import numpy as np
 import pandas as pd
 
 from analysis.errors import FitError
+from analysis.fitting.bowl import cell_moments, solve_laws
+from analysis.fitting.cells import RECIPE_COLUMNS, Cells, cell_basis, read_cells
 from analysis.laws.base import FloatArray
 from analysis.laws.hyper import NAMES, HyperLaw
 from analysis.runs import validate_runs
@@ -31,15 +33,6 @@ of the response decide."""
 _DEPTHS = (0.5, 1.0, 2.0)
 """Times the depth: every resample takes one of these, since the exponents move with the depth by
 as much as with the cells."""
-
-FEWEST_CELLS = 4
-_FEWEST_RUNS = 6
-_COLUMNS = ("lr", "batch_tokens")
-_SMALLEST_REACH = 0.5
-"""Standard deviation of ln lr or ln batch within cells under which it counts as not varied."""
-
-_STEPS = 25
-_HUBER = 1.345
 
 
 @dataclass(frozen=True)
@@ -134,15 +127,15 @@ def fit_hyper_laws(
     """
     if not depth > 0:
         raise FitError(f"depth must be above 0, not {depth}")
-    grid = _grid(validate_runs(runs))
-    basis, slopes = _basis(grid)
+    grid = read_cells(validate_runs(runs))
+    basis, slopes = cell_basis(grid)
     form = np.ones((len(grid.names), 3), dtype=bool)
     form[:, 1:] = slopes
     if "batch_size" in grid.names and not batch_of_params:
         form[grid.names.index("batch_size"), 1] = False
-    moments = [_moments(grid, basis, depth * times, form) for times in _DEPTHS]
+    moments = [cell_moments(grid, basis, depth * times, form) for times in _DEPTHS]
     gram, moment, sigma = moments[_DEPTHS.index(1.0)]
-    total = _solve(gram.sum(axis=0)[None], moment.sum(axis=0)[None], form)
+    total = solve_laws(gram.sum(axis=0)[None], moment.sum(axis=0)[None], form)
     laws, curvature = total[0][0], total[1][0]
     if np.linalg.eigvalsh(curvature).min() <= 0:
         raise FitError(
@@ -156,7 +149,7 @@ def fit_hyper_laws(
         np.einsum("bk,bk...->b...", counts, np.stack([m[part] for m in moments])[which])
         for part in (0, 1)
     )
-    drawn, bends = _solve(drawn_gram, drawn_moment, form)
+    drawn, bends = solve_laws(drawn_gram, drawn_moment, form)
     sound = np.isfinite(drawn).all(axis=(1, 2)) & (np.linalg.eigvalsh(bends).min(axis=1) > 0)
     notes = _notes(grid, form, int((~sound).sum()), bootstrap)
     return HyperFit(
@@ -171,197 +164,13 @@ def fit_hyper_laws(
     )
 
 
-@dataclass(frozen=True)
-class _Grid:
-    """Runs with centred coordinates: `recipe` [V, R] is ln lr and ln batch less `middle` [V]."""
-
-    names: tuple[str, ...]
-    recipe: FloatArray
-    middle: FloatArray
-    log_loss: FloatArray
-    excess: FloatArray
-    cell: np.ndarray
-    params: FloatArray
-    tokens: FloatArray
-
-    @property
-    def reference(self) -> tuple[float, float]:
-        """Geometric means of the cells' N and D."""
-        return float(np.exp(np.log(self.params).mean())), float(np.exp(np.log(self.tokens).mean()))
-
-
-def _grid(table: pd.DataFrame) -> _Grid:
-    known = [c for c in _COLUMNS if c in table and table[c].notna().any()]
-    if not known:
-        raise FitError("the runs name neither lr nor batch_tokens; a recipe cannot be fitted")
-    usable = (table[known] > 0).all(axis=1).to_numpy()
-    table = table[usable]
-    cell = table.groupby(["params", "tokens"], sort=True).ngroup().to_numpy()
-    log = {c: np.log(table[c].to_numpy(dtype=np.float64)) for c in known}
-    varied = [c for c in known if _within(log[c], cell) >= _SMALLEST_REACH]
-    if not varied:
-        raise FitError(
-            f"{' and '.join(known)} hardly vary at one (N, D); a recipe needs several values "
-            "there, a factor of 2 or more apart"
-        )
-    counts = np.bincount(cell)
-    full = counts >= _FEWEST_RUNS
-    if full.sum() < FEWEST_CELLS:
-        raise FitError(
-            f"{int(full.sum())} pairs of N and D have {_FEWEST_RUNS} runs or more; the laws need "
-            f"{FEWEST_CELLS} such pairs"
-        )
-    keep = full[cell]
-    cell = np.cumsum(full)[cell[keep]] - 1
-    kept = table[keep]
-    log_loss = np.log(kept["loss"].to_numpy(dtype=np.float64))
-    best = np.full(int(full.sum()), np.inf)
-    np.minimum.at(best, cell, log_loss)
-    first = np.unique(cell, return_index=True)[1]
-    recipe = np.stack([log[c][keep] for c in varied])
-    middle = recipe.mean(axis=1)
-    return _Grid(
-        names=tuple(NAMES[_COLUMNS.index(c)] for c in varied),
-        recipe=recipe - middle[:, None],
-        middle=middle,
-        log_loss=log_loss,
-        excess=log_loss - best[cell],
-        cell=cell,
-        params=kept["params"].to_numpy(dtype=np.float64)[first],
-        tokens=kept["tokens"].to_numpy(dtype=np.float64)[first],
-    )
-
-
-def _within(values: FloatArray, cell: np.ndarray) -> float:
-    """Return the standard deviation of values about their cells' means."""
-    counts = np.bincount(cell)
-    return float(np.std(values - (np.bincount(cell, values) / counts)[cell]))
-
-
-def _basis(grid: _Grid) -> tuple[FloatArray, np.ndarray]:
-    """Return (1, ln N/N0, ln D/D0) of each cell, [K, 3], and which exponents can be fitted."""
-    n0, d0 = grid.reference
-    x, z = np.log(grid.params / n0), np.log(grid.tokens / d0)
-    slopes = np.array([np.ptp(x) > np.log(2.0), np.ptp(z) > np.log(2.0)])
-    if slopes.all() and abs(np.corrcoef(x, z)[0, 1]) > 0.98:
-        raise FitError(
-            "N and D rise together in these cells, so that their effects on the recipe cannot be "
-            "told apart; add cells with another number of tokens per parameter"
-        )
-    return np.stack([np.ones_like(x), x, z], axis=1), slopes
-
-
-def _moments(
-    grid: _Grid, basis: FloatArray, depth: float, form: np.ndarray
-) -> tuple[FloatArray, FloatArray, float]:
-    """Return each cell's weighted moments [K, F, F] and [K, F], and the scatter.
-
-    Features are each recipe coordinate times (1, x, z), then the quadratic ones. Cells' own
-    levels are taken out by centring; outliers are cut by Huber's weights.
-    """
-    size = len(grid.names)
-    pairs = [(i, j) for i in range(size) for j in range(i, size)]
-    linear = (grid.recipe[:, None, :] * basis[grid.cell].T[None]).reshape(3 * size, -1)
-    square = np.stack(
-        [grid.recipe[i] * grid.recipe[j] * (0.5 if i == j else 1.0) for i, j in pairs]
-    )
-    features = np.concatenate([linear, square]).T
-    count = len(basis)
-    weights = np.exp(-grid.excess / depth)
-    near = weights > 0.1
-    weights = weights / np.bincount(grid.cell, weights, count)[grid.cell]
-    robust = np.ones_like(weights)
-    sigma = 0.0
-    for _ in range(20):
-        w = weights * robust
-        mass = np.bincount(grid.cell, w, count)
-        mean = np.zeros((count, features.shape[1]))
-        np.add.at(mean, grid.cell, w[:, None] * features)
-        off = features - (mean / mass[:, None])[grid.cell]
-        target = (
-            grid.log_loss - (np.bincount(grid.cell, w * grid.log_loss, count) / mass)[grid.cell]
-        )
-        gram, moment = np.zeros((count, off.shape[1], off.shape[1])), np.zeros(mean.shape)
-        for k in range(count):
-            rows = grid.cell == k
-            weighted = off[rows] * w[rows, None]
-            gram[k], moment[k] = weighted.T @ off[rows], weighted.T @ target[rows]
-        laws, curvature = _solve(gram.sum(axis=0)[None], moment.sum(axis=0)[None], form)
-        residual = target - off @ _linear(laws, curvature)[0]
-        previous, sigma = sigma, 1.4826 * float(np.median(np.abs(residual[near])))
-        robust = np.minimum(1.0, _HUBER * sigma / np.maximum(np.abs(residual), 1e-12))
-        if abs(sigma - previous) <= 1e-4 * sigma:
-            break
-    return gram, moment, sigma
-
-
-def _linear(laws: FloatArray, curvature: FloatArray) -> FloatArray:
-    """Return the coefficients of the features, [B, F], of laws [B, V, 3] and H [B, V, V]."""
-    size = laws.shape[1]
-    slopes = -np.matmul(curvature, laws).reshape(len(laws), -1)
-    upper = np.triu_indices(size)
-    return np.concatenate([slopes, curvature[:, upper[0], upper[1]]], axis=1)
-
-
-def _solve(
-    gram: FloatArray, moment: FloatArray, form: np.ndarray
-) -> tuple[FloatArray, FloatArray]:
-    """Return laws [B, V, 3] and H [B, V, V] at the lowest weighted square error."""
-    size = form.shape[0]
-    upper = np.triu_indices(size)
-    quadratic = np.arange(3 * size, gram.shape[1])
-    used = np.concatenate([np.flatnonzero(np.tile(form.any(axis=0), size)), quadratic])
-    free = np.zeros(moment.shape)
-    free[:, used] = _stable(gram[:, used[:, None], used], moment[:, used])
-    curvature: FloatArray = np.empty((len(gram), size, size))
-    curvature[:, upper[0], upper[1]] = free[:, quadratic]
-    curvature[:, upper[1], upper[0]] = free[:, quadratic]
-    slopes = free[:, : 3 * size].reshape(-1, size, 3)
-    laws = _solved(curvature + 1e-12 * np.eye(size), -slopes)
-    if bool((form | ~form.any(axis=0)).all()):
-        return laws, curvature
-    laws = np.where(form, laws, 0.0)
-    entries = np.argwhere(form)
-    for _ in range(_STEPS):
-        # d(coefficients) / d(each exponent in the form, each entry of H).
-        jacobian = np.zeros((len(gram), gram.shape[1], len(entries) + len(quadratic)))
-        for column, (which, term) in enumerate(entries):
-            jacobian[:, term : 3 * size : 3, column] = -curvature[:, :, which]
-        for column, (i, j) in enumerate(zip(*upper, strict=True), start=len(entries)):
-            jacobian[:, 3 * i : 3 * i + 3, column] -= laws[:, j]
-            if i != j:
-                jacobian[:, 3 * j : 3 * j + 3, column] -= laws[:, i]
-            jacobian[:, 3 * size + column - len(entries), column] = 1.0
-        left = moment - np.einsum("bij,bj->bi", gram, _linear(laws, curvature))
-        turned = jacobian.swapaxes(1, 2)
-        step = _stable(turned @ gram @ jacobian, np.einsum("bpf,bf->bp", turned, left))
-        laws[:, entries[:, 0], entries[:, 1]] += step[:, : len(entries)]
-        curvature[:, upper[0], upper[1]] += step[:, len(entries) :]
-        curvature[:, upper[1], upper[0]] = curvature[:, upper[0], upper[1]]
-        if np.nanmax(np.abs(step)) < 1e-10:
-            break
-    return laws, curvature
-
-
-def _stable(matrix: FloatArray, vector: FloatArray) -> FloatArray:
-    """Solve a stack of positive semidefinite systems, columns scaled to the same size."""
-    scale = 1.0 / np.sqrt(np.maximum(np.diagonal(matrix, axis1=1, axis2=2), 1e-300))
-    unit = matrix * scale[:, :, None] * scale[:, None, :] + 1e-12 * np.eye(matrix.shape[1])
-    return _solved(unit, (vector * scale)[..., None])[..., 0] * scale
-
-
-def _solved(matrix: FloatArray, right: FloatArray) -> FloatArray:
-    solution: Any = np.linalg.solve(matrix, right)
-    return np.asarray(solution, dtype=np.float64)
-
-
 def _law(
     name: str,
     theta: FloatArray,
     drawn: FloatArray,
     form: np.ndarray,
     slopes: np.ndarray,
-    grid: _Grid,
+    grid: Cells,
 ) -> HyperLaw:
     middle = float(grid.middle[grid.names.index(name)])
     covariance: FloatArray = np.full((3, 3), np.inf)
@@ -386,7 +195,7 @@ def _law(
     )
 
 
-def _cells(grid: _Grid, laws: FloatArray, basis: FloatArray) -> pd.DataFrame:
+def _cells(grid: Cells, laws: FloatArray, basis: FloatArray) -> pd.DataFrame:
     best = laws @ basis.T
     table = pd.DataFrame(
         {
@@ -399,7 +208,7 @@ def _cells(grid: _Grid, laws: FloatArray, basis: FloatArray) -> pd.DataFrame:
         }
     )
     for i, name in enumerate(grid.names):
-        column = _COLUMNS[NAMES.index(name)]
+        column = RECIPE_COLUMNS[NAMES.index(name)]
         table[column] = np.exp(best[i] + grid.middle[i])
         low, high = (
             np.array([f(grid.recipe[i, grid.cell == k]) for k in range(len(basis))])
@@ -409,7 +218,7 @@ def _cells(grid: _Grid, laws: FloatArray, basis: FloatArray) -> pd.DataFrame:
     return table
 
 
-def _notes(grid: _Grid, form: np.ndarray, failed: int, bootstrap: int) -> tuple[str, ...]:
+def _notes(grid: Cells, form: np.ndarray, failed: int, bootstrap: int) -> tuple[str, ...]:
     notes = []
     missing = [name for name in NAMES if name not in grid.names]
     if missing:

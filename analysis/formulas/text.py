@@ -17,13 +17,14 @@ VARIABLES = ("N", "D", "U", "e")
 """What the runs give: parameters, tokens, unique tokens, and epochs D / U."""
 
 FUNCTIONS = {"exp": 1, "log": 1, "sqrt": 1, "max": 2, "min": 2}
-"""Known functions and how many arguments they take, at least."""
+"""Known functions and how many arguments they take."""
 
 _LONGEST = 1000
 _MOST_NODES = 200
 _DEEPEST = 24
-_MOST_PARAMETERS = 16
-_MOST_EXTREMES = 6
+_TALLEST = 5
+_MOST_PARAMETERS = 12
+_MOST_EXTREMES = 4
 _NAME = re.compile(r"^[A-Za-z][A-Za-z0-9_]{0,30}$")
 
 
@@ -69,8 +70,10 @@ def read_formula(text: str) -> Formula:
             f"the formula cannot be read ({error}); write it as in Python: "
             "E + A/N**alpha + B/D**beta"
         ) from error
-    if _depth(tree) > _DEEPEST or sum(1 for _ in ast.walk(tree)) > 3 * _MOST_NODES:
-        raise FormulaError("the formula is too long or too deeply nested")
+    if _depth(tree) > _DEEPEST or _towers(tree) > _TALLEST:
+        raise FormulaError("the formula is too deeply nested")
+    if sum(1 for _ in ast.walk(tree)) > 3 * _MOST_NODES:
+        raise FormulaError("the formula is too long")
     _check(tree)
     called = {id(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}
     names = [
@@ -154,7 +157,7 @@ def _check(tree: ast.expr) -> None:
                 if not _NAME.match(name) or name.startswith("__"):
                     raise FormulaError(f"{name!r} is no name that a formula can have")
             case ast.Call(func=ast.Name(id=name), args=args, keywords=[]) if name in FUNCTIONS:
-                if len(args) < FUNCTIONS[name] or (FUNCTIONS[name] == 1 and len(args) > 1):
+                if len(args) != FUNCTIONS[name]:
                     raise FormulaError(f"{name} does not take {len(args)} arguments")
                 extremes += name in ("max", "min")
             case _:
@@ -202,6 +205,14 @@ def _depth(tree: ast.AST) -> int:
         deepest = max(deepest, level)
         stack += [(child, level + 1) for child in ast.iter_child_nodes(node)]
     return deepest
+
+
+def _towers(node: ast.AST) -> int:
+    """Return how many powers, exponentials and logarithms stand within each other at most."""
+    own = isinstance(node, ast.Call) or (
+        isinstance(node, ast.BinOp) and isinstance(node.op, ast.Pow)
+    )
+    return own + max((_towers(child) for child in ast.iter_child_nodes(node)), default=0)
 
 
 def _kind(tree: ast.expr, name: str) -> str:

@@ -115,8 +115,7 @@ class FormulaLaw(Law):
         A formula that is not positive somewhere has an absurd loss there, and no slope.
         """
         theta = np.asarray(theta, dtype=np.float64)
-        x0, z0 = self.units or (0.0, 0.0)
-        here = points.shifted(x0, z0)
+        here = points.shifted(*(self.units or (0.0, 0.0)))
         unique = here.log_tokens if here.log_unique is None else here.log_unique
         with np.errstate(over="ignore"):
             counts = {
@@ -135,9 +134,7 @@ class FormulaLaw(Law):
         safe = np.where(sound, value, 1.0)
         relative = [np.where(sound & np.isfinite(v), v, 0.0) / safe for v in rest]
         size = theta.shape[-1]
-        slopes = relative[:size]
-        bends = relative[size:]
-        return np.where(sound, np.log(safe), _ABSURD), slopes, bends
+        return np.where(sound, np.log(safe), _ABSURD), relative[:size], relative[size:]
 
     def log_loss(self, theta: FloatArray, points: Points) -> FloatArray:
         return self._evaluate(theta, points, 0)[0]
@@ -165,9 +162,7 @@ class FormulaLaw(Law):
         return np.eye(len(self.parameters))
 
     def located(self, log_params: float, log_tokens: float) -> "FormulaLaw":
-        return self._with_units((float(log_params), float(log_tokens)))
-
-    def _with_units(self, units: tuple[float, float]) -> "FormulaLaw":
+        units = (float(log_params), float(log_tokens))
         return FormulaLaw(
             self.label, self.formula.text, real=self.real, bounds=self.limits, units=units
         )
@@ -245,8 +240,7 @@ class FormulaLaw(Law):
                 max_iterations=100,
             )
             best = found.theta
-        order = np.argsort(found.objective, kind="stable")
-        return best[order][:_RETURNED]
+        return best[np.argsort(found.objective, kind="stable")][:_RETURNED]
 
     def prior(self, points: Points, log_loss: FloatArray, *, weak: bool = True) -> Prior:
         """Return no priors, or, where wanted, normal ones as wide as the box of starts."""
@@ -261,10 +255,7 @@ class FormulaLaw(Law):
 
         With zeros, runs of several schedules give the law of the commonest, not of the best.
         """
-        direction = (
-            np.array([float(c.startswith("ln_")) for c in self.coordinates])
-            * super().scale_direction()
-        )
+        direction = super().scale_direction() * self._logarithmic
         rng = np.random.default_rng(0)
         theta = rng.uniform(-0.5, 0.5, (4, direction.size))
         points = Points(*rng.uniform(-0.5, 0.5, (3, 6)))

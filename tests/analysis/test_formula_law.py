@@ -161,11 +161,13 @@ def test_a_law_file_with_a_formula_that_runs_code_is_refused(runs, tmp_path):
         ("exp(" * 30 + "E*N" + ")" * 30, "deeply"),
         ("E + exp*N", "is a function"),
         ("E + exp(N, A)", "does not take"),
+        ("E + max(N, A, B)", "does not take"),
         ("3.0*N + D", "no parameters"),
         ("E + A", "neither N nor D"),
         ("", "empty"),
-        ("+".join(f"a{i}*N" for i in range(30)), "parameters|deeply|long"),
-        ("E + max(N, max(A, max(B, max(C, max(F, max(G, max(H, D)))))))", "at most"),
+        ("+".join(f"a{i}*N" for i in range(14)), "14 parameters"),
+        ("max(E, N) + max(A, N) + max(B, N) + max(C, D) + max(F, D)", "at most"),
+        ("N**(a + N**(b + N**(c + N**(d + N**(f + N**g)))))", "deeply"),
     ],
 )
 def test_what_is_no_formula_is_refused_at_once(text, says):
@@ -176,7 +178,7 @@ def test_what_is_no_formula_is_refused_at_once(text, says):
 
 
 def test_large_powers_do_not_keep_the_algebra_busy():
-    law = FormulaLaw("x", "E + ((((2*N)**999)**999)**999)**999*A")
+    law = FormulaLaw("x", "E + (((2*N)**999)**999)**999*A")
     begun = time.perf_counter()
     value = law.log_loss(np.zeros(2), Points.of([1.0], [1.0]))
     assert time.perf_counter() - begun < 2.0
