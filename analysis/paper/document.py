@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from analysis.approaches import compare_approaches
 from analysis.paper.epochs import table3, table4
 from analysis.paper.laws import (
     ComputeLaws,
@@ -39,6 +40,7 @@ def document(laws: ComputeLaws, measured: Measured | None = None, figures: str =
         _summary(laws),
         _isoflop(laws, figures),
         _parametric(laws),
+        _side_by_side(laws),
         tables_1_2_5(laws, figures),
         tables_3_4(figures),
         _repeated(measured),
@@ -182,6 +184,17 @@ residuals at its lowest (equations 10 and 11).
 {markdown(head, rows)}
 
 90 % intervals of the optimum, by bootstrap and curvature: {intervals}."""
+
+
+def _side_by_side(laws: ComputeLaws) -> str:
+    found = compare_approaches(laws.runs, 1e23, fit=laws.fit, bootstrap=len(laws.samples), seed=0)
+    return f"""## The approaches side by side
+
+Numbered as by Hoffmann et al.; the paper's approaches 1 and 2 are their 2 and 3. N and D are for
+1e23 FLOPs, a hundred times the largest run; intervals are of 90 %, from the runs' own scatter. The
+last two columns are what an approach would get wrong if the best parametric law were the truth.
+
+{found.markdown().rstrip()}"""
 
 
 def _repeated(measured: Measured | None) -> str:
