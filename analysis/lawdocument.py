@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from analysis.errors import AnalysisError
 from analysis.fitting.result import Fit
 from analysis.laws.base import FloatArray
 from analysis.runs import SINGLE_VALUED
@@ -19,6 +20,7 @@ SCHEMA_VERSION = 1
 LAW_NAME = "law.json"
 SAMPLES_NAME = "bootstrap.npz"
 RUNS_NAME = "runs.csv"
+_APPROACH_RESAMPLES = 200
 
 
 def law_document(fit: Fit) -> dict[str, Any]:
@@ -59,6 +61,7 @@ def law_document(fit: Fit) -> dict[str, Any]:
             "noise": fit.sigma,
             "converged": fit.converged,
         },
+        "approaches": _approaches(fit),
         "global_check": None if fit.global_check is None else fit.global_check.as_dict(),
         "runs": {
             "count": len(fit.runs),
@@ -77,6 +80,18 @@ def law_document(fit: Fit) -> dict[str, Any]:
     document["flops_convention"] = document["flops_convention"] or "6nd"
     plain: dict[str, Any] = _plain(document)
     return plain
+
+
+def _approaches(fit: Fit) -> dict[str, Any] | None:
+    """Return what each approach says of the largest run's budget, `approaches.COLUMNS` by row."""
+    from analysis.approaches import compare_approaches
+
+    flops = fit.state.validity["flops"][1]
+    try:
+        found = compare_approaches(fit.runs, flops, fit=fit, bootstrap=_APPROACH_RESAMPLES)
+    except AnalysisError:
+        return None
+    return {"flops": flops, "rows": found.table.to_dict(orient="records")}
 
 
 def _discrepancy(fit: Fit) -> dict[str, float] | None:

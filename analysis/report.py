@@ -8,7 +8,7 @@ import pandas as pd
 
 from analysis.fitting.result import Fit
 from analysis.lawdocument import law_document
-from analysis.reporting.checks import calibration_lines, search_lines
+from analysis.reporting.checks import approach_lines, calibration_lines, search_lines
 from analysis.reporting.optima import (
     default_budgets,
     isoflop_lines,
@@ -76,6 +76,7 @@ def document_markdown(
         *_response_lines(document["response"]),
         *optimum_lines(optima),
     ]
+    lines += approach_lines(document.get("approaches"))
     if runs is not None:
         lines += isoflop_lines(state, runs)
     lines += calibration_lines(document["calibration"])

@@ -81,7 +81,7 @@ def run_fit(options: argparse.Namespace) -> int:
     """Fit a law; print its page, or the law file with `--json`; write it to `--out`."""
     from analysis.fitting.fit import fit_law
     from analysis.lawdocument import law_document
-    from analysis.report import law_markdown
+    from analysis.report import default_budgets, document_markdown, optimum_table
     from analysis.runs import read_runs
 
     if options.out is not None:
@@ -99,15 +99,20 @@ def run_fit(options: argparse.Namespace) -> int:
         discrepancy=options.discrepancy,
         verify=options.verify,
     )
-    if options.out is not None:
+    if options.out is None:
+        document = law_document(fit)
+    else:
         from analysis.export import write_law
+        from analysis.lawfile import load_law
 
         for path in write_law(fit, options.out, options.target):
             say(f"wrote {path}")
+        document = load_law(options.out).document
     if options.json:
-        write_json(law_document(fit))
+        write_json(document)
     else:
-        write(law_markdown(fit, options.target))
+        optima = optimum_table(fit.state, default_budgets(fit.state, options.target))
+        write(document_markdown(document, fit.state, fit.runs, optima))
     return 0
 
 

@@ -54,7 +54,7 @@ def _parameters(comparison: Comparison, labels: list[str]) -> list[str]:
         else:
             lines.append(
                 f"All parameters of {label} at once against {labels[0]}'s: chi-square "
-                f"{test['chi2']:.3g} on {test['degrees']:.0f}, p = {test['p']:.2g}."
+                f"{test['chi2']:.3g} on {test['degrees']:.0f}, p {_probability(test['p'])}."
             )
     return [*lines, ""]
 
@@ -115,9 +115,9 @@ def _crossovers(comparison: Comparison, labels: list[str]) -> list[str]:
             ends = [crossing[k] for k in ("low", "high")]
             shown = ["out of sight" if e is None else f"{e:.2g}" for e in ends]
             lines.append(
-                f"{better} is better below {crossing['flops']:.3g} FLOPs, {other} above; the "
-                f"difference is within its interval from {shown[0]} to {shown[1]}"
-                + (f", and {beyond:.2g} decades beyond the runs." if beyond else ".")
+                f"{better} is better below {crossing['flops']:.3g} FLOPs, {other} above"
+                + (f" ({beyond:.2g} decades beyond the runs)" if beyond else "")
+                + f"; the interval of their difference holds zero from {shown[0]} to {shown[1]}."
             )
             better, other = other, better
     return [*lines, ""]
@@ -142,6 +142,10 @@ def _scores(comparison: Comparison, labels: list[str]) -> list[str]:
             f"| {row['interval_score']:.4f} |"
         )
     return [*lines, ""]
+
+
+def _probability(p: float) -> str:
+    return f"= {p:.2g}" if p >= 1e-6 else "< 1e-6"
 
 
 def _estimate(estimate: Mapping[str, float], form: str) -> str:

@@ -1,7 +1,10 @@
 """How far to trust the fit: its optimum, the runs it hangs on, other approaches, coverage."""
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
+
+from analysis.units import format_quantity
 
 
 def search_lines(document: Mapping[str, Any]) -> list[str]:
@@ -31,6 +34,40 @@ def _global_sentence(check: Mapping[str, Any]) -> str:
             "the one next to the fit."
         )
     return text
+
+
+def approach_lines(approaches: Mapping[str, Any] | None) -> list[str]:
+    """Return what each approach says of one budget, these runs' and published ones."""
+    if not approaches:
+        return []
+    lines = [
+        "## Approaches side by side",
+        "",
+        f"For {approaches['flops']:.3g} FLOPs, the largest run. The bias is what an approach gets "
+        "wrong where the law is the truth, at these runs' own sizes.",
+        "",
+        "| | approach | a in N ~ C^a | N | D | bias of N |",
+        "| --- | --- | --- | --- | --- | ---: |",
+    ]
+    notes = []
+    for row in approaches["rows"]:
+        bias = row["params_bias"]
+        lines.append(
+            f"| {row['source']} | {row['approach']} | {_ranged(row, 'a', '{:.3f}'.format)} "
+            f"| {_ranged(row, 'params', format_quantity)} "
+            f"| {_ranged(row, 'tokens', format_quantity)} "
+            f"| {'' if bias is None else f'{100 * math.expm1(bias):+.1f} %'} |"
+        )
+        if row["note"]:
+            notes.append(f"- {row['source']}, {row['approach']}: {row['note']}.")
+    return [*lines, "", *notes, ""]
+
+
+def _ranged(row: Mapping[str, Any], name: str, show: Callable[[float], str]) -> str:
+    value, low, high = (row[k] for k in (name, f"{name}_low", f"{name}_high"))
+    if value is None:
+        return ""
+    return show(value) if low is None else f"{show(value)} ({show(low)} to {show(high)})"
 
 
 def calibration_lines(calibration: Mapping[str, Any]) -> list[str]:
