@@ -28,8 +28,6 @@ TRAJECTORY_NUGGET = 0.1
 """Share of the noise that two observations of one trajectory never share. The rest fades by e
 for each e-fold between their token counts: cooldowns a factor of 2 apart share half."""
 
-_JITTER = 1e-10
-
 
 @dataclass(frozen=True)
 class DiscrepancyPrior:
@@ -111,7 +109,6 @@ class Discrepancy:
         total += self.sigma**2 * noise_correlation(self.log_tokens, self.trajectory)
         if self.nuisance.size:
             total += self.nuisance @ self.nuisance.T
-        total[np.diag_indices_from(total)] += _JITTER
         factor: tuple[FloatArray, bool] = cho_factor(total, lower=True)
         return factor
 

@@ -1,0 +1,116 @@
+"""The discrepancy beside a law: exact conditioning, wider away from runs, and coverage."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from laboratory import fit_plain, observe, scattered
+
+from analysis.discrepancy import Discrepancy, DiscrepancyPrior, correlation
+from analysis.fitting.fit import fit_law
+from analysis.laws.base import Points, get_law
+
+TARGET = 1e14
+LAW = get_law("chinchilla")
+THETA = np.array([np.log(1.8), np.log(480.0), np.log(2100.0), 0.35, 0.37])
+
+
+def process(amplitude=0.02, trajectory=None, rows=12):
+    rng = np.random.default_rng(0)
+    return Discrepancy(
+        amplitude=amplitude,
+        length=4.0,
+        sigma=0.004,
+        log_params=rng.uniform(17, 22, rows),
+        log_tokens=rng.uniform(20, 25, rows),
+        trajectory=np.arange(rows) if trajectory is None else trajectory,
+        residual=0.02 * rng.standard_normal(rows),
+    )
+
+
+def test_conditioning_equals_the_textbook_formula():
+    known = process()
+    points = Points(np.array([18.0, 23.0]), np.array([21.0, 26.0]))
+    here = (known.log_params, known.log_tokens)
+    there = (points.log_params, points.log_tokens)
+    total = 0.02**2 * correlation(here, here, 4.0) + 0.004**2 * np.eye(12)
+    cross = 0.02**2 * correlation(there, here, 4.0)
+    inverse = np.linalg.inv(total)
+    found = known.at(LAW, THETA, points)
+    np.testing.assert_allclose(found.mean, cross @ inverse @ known.residual, rtol=1e-6)
+    variance = 0.02**2 - np.einsum("sr,rq,sq->s", cross, inverse, cross)
+    np.testing.assert_allclose(found.variance, variance, rtol=1e-5)
+    gradient = LAW.gradient(THETA, Points(*here))
+    np.testing.assert_allclose(found.pull, cross @ inverse @ gradient, rtol=1e-5, atol=1e-9)
+
+
+def test_the_slope_along_a_budget_is_the_means_difference():
+    known = process()
+    x, z, step = 19.3, 22.4, 1e-5
+    slope = known.slope_on_budget(LAW, THETA, Points(np.array([x]), np.array([z])))
+    around = known.at(
+        LAW, THETA, Points(np.array([x - step, x + step]), np.array([z + step, z - step]))
+    )
+    assert slope.mean[0] == pytest.approx((around.mean[1] - around.mean[0]) / 2 / step, rel=1e-5)
+    pull = (around.pull[1] - around.pull[0]) / 2 / step
+    np.testing.assert_allclose(slope.pull[0], pull, rtol=1e-4, atol=1e-8)
+
+
+def test_far_from_runs_the_process_forgets_them():
+    known = process()
+    far = known.at(LAW, THETA, Points(np.array([80.0]), np.array([80.0])))
+    assert abs(far.mean[0]) < 1e-6
+    assert far.variance[0] == pytest.approx(0.02**2, rel=1e-4)
+
+
+def test_observations_of_one_trajectory_say_less_than_as_many_runs():
+    there = Points(np.array([19.0]), np.array([22.0]))
+    separate = process()
+    together = process(trajectory=np.zeros(12, dtype=int))
+    assert together.at(LAW, THETA, there).variance[0] > separate.at(LAW, THETA, there).variance[0]
+
+
+def bent(runs: pd.DataFrame) -> pd.DataFrame:
+    """Return runs whose small ones lie above the law by 3 % and less as they grow."""
+    flops = runs["params"] * runs["tokens"]
+    return runs.assign(loss=runs["loss"] * (1 + 0.03 * (flops.min() / flops) ** 0.25))
+
+
+def test_where_the_form_is_wrong_larger_runs_fall_into_the_wider_intervals_only():
+    inside: dict[str, list[bool]] = {"plain": [], "auto": []}
+    for seed in range(6):
+        rng = np.random.default_rng(seed)
+        runs = bent(observe(*scattered(60, rng), rng))
+        flops = runs["params"] * runs["tokens"]
+        small, large = runs[flops < flops.median()], runs[flops > flops.quantile(0.8)]
+        for name, fit in (("plain", fit_plain(small, bootstrap=50)), ("auto", fit_law(small))):
+            found = fit.predict(large["params"], large["tokens"], noise=True)
+            inside[name] += list((found.low < large["loss"]) & (large["loss"] < found.high))
+    assert np.mean(inside["auto"]) > 0.85
+    assert np.mean(inside["plain"]) < np.mean(inside["auto"])
+
+
+def test_an_outlier_moves_the_answer_little():
+    rng = np.random.default_rng(3)
+    runs = observe(*scattered(40, rng), rng)
+    spoiled = runs.copy()
+    spoiled.loc[5, "loss"] *= 1.5
+    clean, hit = (fit_law(r).optimum(TARGET).params for r in (runs, spoiled))
+    assert abs(np.log(hit.value / clean.value)) < 0.3
+    assert clean.low < hit.value < clean.high
+
+
+def test_more_rows_than_can_be_solved_are_drawn_evenly_and_it_is_said():
+    rng = np.random.default_rng(4)
+    runs = observe(*scattered(700, rng), rng)
+    fit = fit_law(runs, bootstrap=20)
+    assert len(fit.runs) == 600
+    assert any("600 of 700 rows" in w for w in fit.warnings)
+
+
+def test_settings_are_kept_with_the_fit():
+    rng = np.random.default_rng(5)
+    runs = observe(*scattered(20, rng), rng)
+    fit = fit_law(runs, discrepancy=DiscrepancyPrior(amplitude=0.05), bootstrap=20)
+    assert fit.settings.as_dict()["discrepancy"]["amplitude"] == 0.05
+    assert fit_law(runs, huber_delta=1e-3, bootstrap=20).discrepancy is None
+    assert fit_law(runs, priors="none", bootstrap=20).discrepancy is None
