@@ -288,9 +288,7 @@ def register_formula(
         FormulaError: the text is no formula, or another law has the name.
     """
     law = FormulaLaw(name, text, real=real, bounds=bounds)
-    if name in law_names() and not (
-        isinstance(known := get_law(name), FormulaLaw) and known.label == name != "formula"
-    ):
+    if name in law_names() and not isinstance(get_law(name), FormulaLaw):
         raise FormulaError(f"a law is already called {name!r}; give the formula another name")
     register_law(law)
     return law

@@ -206,3 +206,13 @@ def test_bounds_hold_the_fit(runs):
 def test_a_formula_of_schedules_keeps_the_best_ones_scale(runs):
     assert FormulaLaw("x", CHINCHILLA).scale_direction().tolist() == [1, 1, 0, 1, 0]
     assert not FormulaLaw("x", "(E**2 + A/N**a)**0.25 + B/D**b").scale_direction().any()
+
+
+def test_the_common_name_can_be_given_a_formula_and_law_files_still_load(runs, tmp_path):
+    try:
+        register_formula("formula", "E + A/(N*D)**g")
+        fit = fit_law(runs, law="formula", bootstrap=5)
+        path = save_law(fit, tmp_path)
+    finally:
+        register_formula("formula", CHINCHILLA)
+    assert load_law(path).state.law.parameters == ("E", "A", "g")

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from analysis.paper.__main__ import main
-from analysis.paper.alternatives import kept_rows, objectives
+from analysis.paper.alternatives import FORMS, kept_rows, objectives
 from analysis.paper.compare import Cell, half_digit
 from analysis.paper.epochs import (
     best_epochs,
@@ -28,6 +28,7 @@ from analysis.paper.laws import (
     table5,
 )
 from analysis.reference import constants, printed_table
+from analysis.reference.quokka import published_state
 from analysis.units import parse_quantity
 
 CURVES = Path(__file__).parents[3] / "shared" / "data" / "quokka_data_constrained.csv"
@@ -163,3 +164,15 @@ def test_objectives_on_the_curves_rank_equation_23_first():
     for name, value in constants("objective", "measured").items():
         law, status = name.split("_")
         assert found[law, status] == pytest.approx(value, rel=1e-3)
+
+
+@pytest.mark.parametrize("name", ["eq15", "eq21", "eq23"])
+def test_the_documents_formulas_are_the_packages_laws(name):
+    N, U, e = np.array([1e8, 1e9, 4e9]), np.array([1e7, 1e8, 1e10]), np.array([1.0, 30.0, 500.0])
+    law = constants(name, "recovered")
+    expected = FORMS[name](law, N, U, e)
+    found = published_state(name).predict(N, U * e, U).value
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+    if name == "eq15":
+        alone = [loss(law, *at) for at in zip(N, U, e, strict=True)]
+        np.testing.assert_allclose(alone, expected, rtol=1e-12)
