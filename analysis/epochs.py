@@ -12,7 +12,7 @@ from analysis.laws.data_search import best_epochs, best_size_and_epochs
 from analysis.state import LawState
 from analysis.uncertainty import Estimate
 
-ADVICE = "data_constrained, data_constrained_log, data_constrained_softplus or muennighoff"
+ADVICE = "data_constrained, data_constrained_ceiling or muennighoff"
 
 
 @dataclass(frozen=True)

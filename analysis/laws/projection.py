@@ -19,13 +19,13 @@ if TYPE_CHECKING:
 _DRAWS = 600
 _KEPT = 32
 _ROWS = 400
-_RETURNED = 4
-_DELTA = 0.02
+_RETURNED = 6
+_DELTA = 0.005
 _SEED = 0
 
 
 def projected_starts(law: "SumOfTerms", points: Points, log_loss: FloatArray) -> FloatArray:
-    """Return up to four starts [S, P], best first; the search is the same at every call.
+    """Return up to six starts [S, P], best first; the search is the same at every call.
 
     Args:
         law: the law.
