@@ -7,11 +7,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
-from laboratory import untuned
+from laboratory import observe, scattered, untuned
 
 from analysis.cli import add_verbs, main
+from analysis.fitting.fit import fit_law
+from analysis.lawfile import save_law
 
 ROOT = Path(__file__).parents[2]
 
@@ -92,6 +95,79 @@ def test_recommend_answers_far_beyond_the_runs(law, capsys):
     assert "warning: the budget lies" in printed.err
 
 
+@pytest.fixture(scope="module")
+def repeated(tmp_path_factory) -> Path:
+    """A law of repeated data."""
+    rng = np.random.default_rng(5)
+    params, tokens = scattered(60, rng)
+    unique = tokens / np.exp(rng.uniform(0, np.log(60), 60))
+    epochs = tokens / unique
+    useful = unique * (1 + 12 * (1 - np.exp(-(epochs - 1) / 12)))
+    table = observe(params, useful, rng).assign(tokens=tokens, unique_tokens=unique)
+    fit = fit_law(table, law="muennighoff", bootstrap=20)
+    return save_law(fit, tmp_path_factory.mktemp("repeated"))
+
+
+def test_points_of_repeated_data_take_their_unique_tokens(repeated, law, tmp_path, capsys):
+    points = tmp_path / "points.csv"
+    points.write_text("params,tokens,unique_tokens\n100k,100M,100M\n100k,100M,5M\n")
+    assert main(["predict", str(repeated), "--points", str(points)]) == 0
+    table = pd.read_csv(io.StringIO(capsys.readouterr().out))
+    assert table["loss"].iloc[1] > table["loss"].iloc[0] + 0.01
+    call = ["predict", str(repeated), "--params", "100k", "--tokens", "100M"]
+    assert main([*call, "--unique-tokens", "5M", "--json"]) == 0
+    one = json.loads(capsys.readouterr().out)
+    assert one["loss"]["value"] == pytest.approx(table["loss"].iloc[1], rel=1e-6)
+    # A law of N and D alone says that it takes repeated tokens for new ones.
+    assert main(["predict", str(law), "--points", str(points)]) == 0
+    assert "takes repeated tokens for new ones" in capsys.readouterr().err
+
+
+def test_recommend_answers_for_data_and_for_a_models_lifetime(repeated, law, capsys):
+    call = ["recommend", str(repeated), "--unique-tokens", "1M"]
+    assert main([*call, "--flops", "1e12", "--json"]) == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert answer["epochs"]["value"] > 1
+    assert answer["flops"]["value"] <= 1e12 * (1 + 1e-9)
+    assert answer["paper"]["epochs"] > 0
+    assert main([*call, "--flops", "1e12"]) == 0
+    text = capsys.readouterr().out
+    assert "epochs" in text
+    assert "the Quokka paper, for its own corpus" in text
+    assert main([*call, "--params", "50k"]) == 0
+    assert "at one epoch" in capsys.readouterr().out
+    assert main(["recommend", str(law), "--flops", "1e12", "--inference-tokens", "1B"]) == 0
+    assert "cheapest at that loss with 1B tokens to serve" in capsys.readouterr().out
+
+
+def test_a_formula_is_fitted_and_its_law_file_answers(runs, tmp_path, capsys):
+    pytest.importorskip("sympy", reason="formulas need SymPy")
+    call = ["fit", str(runs), "--column", "loss=val_loss", "--bootstrap", "20"]
+    own = ["--formula", "E + A/N**alpha + B/D**beta", "--out", str(tmp_path / "law")]
+    assert main([*call, *own, "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert set(document["parameters"]) == {"E", "A", "alpha", "B", "beta"}
+    assert main(["recommend", str(tmp_path / "law"), "--flops", "1e12"]) == 0
+    assert main([*call, *own, "--law", "super"]) == 2
+    assert "leave out --law" in capsys.readouterr().err
+
+
+def test_a_laws_page_tells_how_far_to_trust_it(law):
+    page = (law / "law.md").read_text()
+    headings = [line[3:] for line in page.splitlines() if line.startswith("## ")]
+    wanted = [
+        "The law and its intervals",
+        "What the runs identify",
+        "Whether it is the best fit",
+        "Learning rate and schedule",
+        "Compute-optimal training",
+        "Approaches side by side",
+        "Calibration",
+        "Where it comes from",
+    ]
+    assert [h for h in headings if h in wanted] == wanted
+
+
 def test_export_writes_page_tables_and_figures(law, tmp_path, capsys):
     assert main(["export", str(law), "--out", str(tmp_path / "out")]) == 0
     paths = capsys.readouterr().out.split()
@@ -140,6 +216,12 @@ def test_an_output_that_cannot_be_written_ends_with_code_3(runs, law, capsys):
         (["predict", "{law}", "--points", "{runs}", "--params", "1B"], "not both"),
         (["recommend", "{law}", "--flops", "0"], "above 0"),
         (["import", "{runs}", "--out", "runs.txt"], ".csv or .parquet"),
+        (["import", "none", "--out", "runs.csv"], "no such file"),
+        (["recommend", "{law}"], "name a compute budget"),
+        (["recommend", "{law}", "--unique-tokens", "1M"], "needs a law of repeated data"),
+        (["recommend", "{law}", "--params", "1M", "--flops", "1e12"], "give --unique-tokens"),
+        (["fit", "{runs}", "--law", "best"], "chinchilla"),
+        (["compare", "{law}"], "takes two"),
     ],
 )
 def test_a_wrong_call_ends_with_code_2_and_says_why(arguments, words, runs, law, capsys):

@@ -9,6 +9,7 @@ from analysis.runs import (
     count_rejected,
     read_runs,
     trajectory_index,
+    unique_tokens_of,
     validate_runs,
     write_runs,
 )
@@ -153,3 +154,23 @@ def test_rows_without_a_trajectory_stand_alone():
     runs = table(trajectory=["a", None, "a"])
     assert list(trajectory_index(runs)) == [0, 1, 0]
     assert list(trajectory_index(table())) == [0, 1, 2]
+
+
+def test_a_studys_folder_and_a_compressed_table_are_read(tmp_path):
+    (tmp_path / "study").mkdir()
+    table().to_csv(tmp_path / "study" / "runs.csv", index=False)
+    table().to_csv(tmp_path / "runs.csv.gz", index=False)
+    for path in (tmp_path / "study", tmp_path / "runs.csv.gz"):
+        pd.testing.assert_frame_equal(read_runs(path), table())
+
+
+def test_epochs_may_be_rounded_and_unique_tokens_may_exceed_tokens():
+    runs = table(unique_tokens=[3e7, 6e7, 9e8], epochs=[3.33, 3.33, 0.33])
+    assert len(validate_runs(runs, for_fit=True)) == 3
+
+
+def test_unique_tokens_that_are_unknown_are_the_tokens():
+    assert unique_tokens_of(table()) is None
+    assert unique_tokens_of(table(unique_tokens=np.nan)) is None
+    found = unique_tokens_of(table(unique_tokens=[1e7, np.nan, 2e7]))
+    assert list(found) == [1e7, 2e8, 2e7]
