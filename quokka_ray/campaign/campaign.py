@@ -17,6 +17,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from functools import partial
 from typing import Protocol
 
 import pandas as pd
@@ -87,6 +88,9 @@ class Campaign:
         self.ledger = Ledger(folder.ledger)
         self.ledger.merge_metrics(sorted(folder.trajectories.glob("*")))
         self.fit: Fit | None = None
+        """The law as it is reported, with what its form misses."""
+        self.guide: Fit | None = None
+        """The five-parameter law alone, which the steering takes as true."""
         self.no_fit_because = "no observation yet"
         self.stopping = False
         self._steering = Steering(study, self.menu)
@@ -125,6 +129,7 @@ class Campaign:
         return self._steering.propose(
             states=list(self.ledger.trajectories.values()),
             fit=self.fit,
+            guide=self.guide,
             available=self.account.available,
         )
 
@@ -284,16 +289,19 @@ class Campaign:
             observer.told(self, row)
 
     def _refit(self) -> None:
+        law = self.study.law
+        fit = partial(
+            fit_law,
+            self.runs(),
+            huber_delta=law.huber_delta,
+            bootstrap=law.bootstrap,
+            seed=self.study.seed,
+            lr_prior=self.study.training.lr,
+            priors="weak",
+        )
         try:
-            self.fit = fit_law(
-                self.runs(),
-                law=self.study.law.name,
-                huber_delta=self.study.law.huber_delta,
-                bootstrap=self.study.law.bootstrap,
-                seed=self.study.seed,
-                lr_prior=self.study.training.lr,
-                priors="weak",
-            )
+            self.guide = fit(law="chinchilla", discrepancy="none")
+            self.fit = fit(law=law.name)
         except AnalysisError as error:
             self.no_fit_because = str(error)
             return

@@ -99,16 +99,21 @@ class Steering:
         self.start = start_design(study, menu)
 
     def propose(
-        self, states: Sequence[TrajectoryState], fit: Fit | None, available: float
+        self,
+        states: Sequence[TrajectoryState],
+        fit: Fit | None,
+        guide: Fit | None,
+        available: float,
     ) -> Proposal:
         """Return the next run.
 
         Args:
             states: Every trajectory planned so far.
-            fit: The law as it stands, if there is one.
+            fit: The law as it stands, if there is one: it predicts, and sets learning rates.
+            guide: The five-parameter law of the same runs, which says what a run would tell.
             available: Exact FLOPs that the run may cost; at least the menu's cheapest run.
         """
-        params, tokens, cost, reason = self._place(states, fit, available)
+        params, tokens, cost, reason = self._place(states, guide, available)
         center = self._lr_center(fit, params, tokens)
         factors = suggest_factors(
             self._study.search,
@@ -128,36 +133,36 @@ class Steering:
         )
 
     def _place(
-        self, states: Sequence[TrajectoryState], fit: Fit | None, available: float
+        self, states: Sequence[TrajectoryState], guide: Fit | None, available: float
     ) -> tuple[int, int, float, str]:
         planned = {(state.config.params, state.config.tokens) for state in states}
         for row in self.start.itertuples():
             if (row.params, row.tokens) not in planned and row.cost <= available:
                 reason = f"start: IsoFLOP at {row.flops:.2g} FLOPs"
                 return int(row.params), int(row.tokens), float(row.cost), reason
-        reach = self._reach(states, fit, available)
+        reach = self._reach(states, guide, available)
         if reach is not None:
             return reach
         spent = sum(state.flops_spent for state in states)
         ceiling = max(spent * LARGEST_SHARE, self._menu.smallest_cost)
         candidates = self._menu.affordable(min(available, ceiling))
-        if fit is None:
+        if guide is None:
             rng = np.random.default_rng([self._study.seed, len(states)])
             chosen = candidates.iloc[int(rng.integers(len(candidates)))]
             reason = "at random: no law yet"
         else:
-            chosen, reason = self._steer(fit, candidates, states)
+            chosen, reason = self._steer(guide, candidates, states)
         return int(chosen["params"]), int(chosen["tokens"]), float(chosen["cost"]), reason
 
     def _reach(
-        self, states: Sequence[TrajectoryState], fit: Fit | None, available: float
+        self, states: Sequence[TrajectoryState], guide: Fit | None, available: float
     ) -> tuple[int, int, float, str] | None:
         """Return the largest run, near the law's optimum, once: the first test of the law.
 
         It is predicted from smaller runs alone, as the target is, and the range of compute that
         a law was fitted on decides most of how far it can be trusted.
         """
-        if fit is None:
+        if guide is None:
             return None
         top = self._menu.levels[-1]
         runs = self._menu.at_level(top)
@@ -166,14 +171,14 @@ class Steering:
             6.0 * state.config.params * state.config.tokens > 0.9 * top for state in states
         ):
             return None
-        best = fit.optimum(top).params.value
+        best = guide.optimum(top).params.value
         distance = np.abs(np.log(runs["params"].to_numpy(float) / best))
         chosen = runs.iloc[int(distance.argmin())]
         reason = f"tests the law at the largest size of run, {top:.2g} FLOPs, near its optimum"
         return int(chosen["params"]), int(chosen["tokens"]), float(chosen["cost"]), reason
 
     def _steer(
-        self, fit: Fit, candidates: pd.DataFrame, states: Sequence[TrajectoryState]
+        self, guide: Fit, candidates: pd.DataFrame, states: Sequence[TrajectoryState]
     ) -> tuple[pd.Series, str]:
         """Return the candidate that tells most of the target per FLOP, and what it would tell."""
         target = self._study.target
@@ -186,7 +191,7 @@ class Steering:
             columns=["params", "tokens"],
         )
         scores = score_candidates(
-            fit,
+            guide,
             candidates,
             target_flops=target.flops,
             tolerances=Tolerances(params=target.tolerance_params, loss=target.tolerance_loss),
@@ -196,9 +201,9 @@ class Steering:
         )
         best = int(np.argmax(scores))
         chosen = candidates.iloc[best]
-        before = expected_widths(fit, target.flops, pending)
+        before = expected_widths(guide, target.flops, pending)
         after = expected_widths(
-            fit, target.flops, pd.concat([pending, candidates.iloc[[best]]], ignore_index=True)
+            guide, target.flops, pd.concat([pending, candidates.iloc[[best]]], ignore_index=True)
         )
         share = chosen["cost"] / self._study.budget.flops
         return chosen, (

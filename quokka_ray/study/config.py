@@ -252,7 +252,8 @@ class TargetConfig(Section):
 class LawConfig(Section):
     """How the law is fitted online."""
 
-    name: Literal["chinchilla"] = "chinchilla"
+    name: Literal["auto", "chinchilla", "coupled", "super"] = "auto"
+    """`auto`: the law that predicted held-out larger runs best."""
     huber_delta: Literal["auto"] | Annotated[float, Field(gt=0)] = "auto"
     bootstrap: int = Field(default=400, ge=20)
 

