@@ -18,9 +18,9 @@ class CeilingOverfit(SumOfTerms):
     grows as a power of the epochs until about e_0, which comes earlier for larger models and
     later with more data, and levels off at M: the curves of the Quokka paper's largest models
     do level off, which none of the paper's three forms can follow. With as many parameters as
-    the paper's equation 14 it fits those curves better than all three, and predicts held-out
-    larger models, larger corpora and later epochs no worse than the best of them; its best
-    epochs are less accurate than those of `data_constrained` and `data_constrained_log`. The
+    equation 14 it fits those curves better than all three and predicts held-out larger models
+    better; held-out larger corpora about as well. Lowest losses of held-out curves are predicted
+    better by `data_constrained_log`. The
     paper does not have it.
     """
 
