@@ -146,6 +146,11 @@ def load_law(path: str | Path) -> LawFile:
             f"{file}: schema_version is {document['schema_version']!r}, but this program reads "
             f"{SCHEMA_VERSION}; fit the runs again"
         )
+    if document.get("law") in ("learning_rate", "batch_size"):
+        raise LawFileError(
+            f"{file}: a law of the recipe, not of the loss; `analysis.laws.hyper.load_hyper_law` "
+            "reads it"
+        )
     try:
         state, notes = _state(document, file)
     except (KeyError, TypeError, ValueError, AttributeError) as error:

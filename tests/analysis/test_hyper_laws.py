@@ -9,6 +9,7 @@ import pytest
 
 from analysis.errors import FitError, LawFileError
 from analysis.fitting.hyper import fit_hyper_laws
+from analysis.lawfile import load_law
 from analysis.laws.hyper import (
     STEP_LAW,
     HyperLaw,
@@ -143,6 +144,8 @@ def test_files_of_other_laws_and_damaged_ones_are_refused(tmp_path):
     document = STEP_LAW[0].as_dict()
     with pytest.raises(LawFileError, match="no law of a recipe"):
         HyperLaw.from_dict({**document, "law": "chinchilla"})
+    with pytest.raises(LawFileError, match="load_hyper_law"):
+        load_law(STEP_LAW[0].save(tmp_path / "lr.json"))
     with pytest.raises(LawFileError, match="damaged"):
         HyperLaw.from_dict({**document, "theta": [1.0]})
     (tmp_path / "law.json").write_text("[]")
