@@ -81,6 +81,9 @@ def read(source: str, options: ImportOptions) -> Imported:
             )
             continue
         rows += _rows(folder, root, events, tag, options, notes)
+    wanted_tags = LOSS_TAGS if options.tag is None else (options.tag,)
+    if not rows and tags.intersection(wanted_tags):
+        raise RunTableError(f"{source}: no run could be used; {notes[-1]}")
     if not rows:
         wanted = "a loss" if options.tag is None else repr(options.tag)
         raise RunTableError(
@@ -116,6 +119,12 @@ def _rows(
     if "unique_tokens" in known:
         known.pop("epochs", None)
     steps, losses = events.scalars[tag]
+    if events.notes and tag not in TOKENS_TAGS and not _steps_tell_tokens(known, events):
+        notes.append(
+            f"{name}: left out, since a damaged run's steps tell no tokens by their share; give "
+            "--constant batch_tokens=512k"
+        )
+        return []
     tokens = steps if tag in TOKENS_TAGS else _tokens(steps, events, known, planned, name, notes)
     row = {**known, "study": above[-1], "trajectory": name, "status": "finished", "tag": tag}
     lr = events.scalars.get("learning-rate")
@@ -189,6 +198,13 @@ def _tokens(
         "so that a run which was stopped early is not seen; give --constant batch_tokens=512k"
     )
     return float(planned) * steps / steps[-1]
+
+
+def _steps_tell_tokens(known: dict[str, Any], events: Events) -> bool:
+    """Whether a step's tokens are known by themselves, rather than as a share of the end's."""
+    return "batch-size" in events.scalars or bool(
+        {"batch_tokens", "global_batch_size"} & set(known)
+    )
 
 
 def _note_seq_len(known: dict[str, Any], notes: list[str]) -> None:

@@ -164,6 +164,17 @@ def test_what_a_damaged_event_file_still_tells_is_kept_and_said(tmp_path, damage
     assert any("damaged or cut off after" in n for n in found.notes)
 
 
+def test_a_damaged_run_whose_steps_tell_no_tokens_is_left_out(tmp_path):
+    path = write_events(tmp_path / "3e18_51_9.8B", {"lm loss": curve(100, 4.0)})
+    path.write_bytes(path.read_bytes()[:2000])
+    with pytest.raises(RunTableError, match=r"no run could be used.*batch_tokens"):
+        import_runs([tmp_path])
+    write_events(tmp_path / "3e18_95_5.26B", {"lm loss": curve(100, 4.0)})
+    found = import_runs([tmp_path])
+    assert list(found.table["trajectory"]) == ["3e18_95_5.26B"]
+    assert any("3e18_51_9.8B: left out" in n for n in found.notes)
+
+
 def test_a_run_that_ends_in_nan_is_diverged(tmp_path):
     losses = {1: 5.0, 2: 4.0, 3: float("nan")}
     write_events(tmp_path / "3e18_51_9.8B", {"lm loss": losses})
