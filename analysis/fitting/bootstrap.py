@@ -12,8 +12,9 @@ from analysis.fitting.solve import PointFit
 from analysis.fitting.taylor import Expansion
 from analysis.laws.base import FloatArray, Prior
 
-_EXACT_ELEMENTS = 300_000
-"""Numbers in the gradient of one batch of exact steps: with its temporaries they stay in cache."""
+_EXACT_ELEMENTS = 150_000
+"""Numbers in the gradient of one batch of exact steps: with its temporaries they stay in
+cache, and are too small for the allocator to hand back and fault in again each time."""
 
 _BATCH_ELEMENTS = 4_000_000
 """Numbers in the weights of one batch: 32 MB."""
@@ -81,7 +82,8 @@ def refit(problem: Problem, point: PointFit, draws: Draws) -> Minimum:
     )
     for part in _parts(count, _BATCH_ELEMENTS // problem.log_loss.size):
         weights, mean = draws.weights(problem, part), draws.mean[part]
-        found = _exact(problem, point, weights, mean, expansion.refit(weights, mean))
+        start = expansion.refit(weights, mean)
+        found = _exact(problem, point, weights, mean, start, expansion.metric)
         # Where the expansion led to a higher place than it left, start from the fit itself.
         off = point.theta - mean
         before = weights @ level + 0.5 * (expansion.stiffness * off * off).sum(axis=1)
@@ -133,7 +135,12 @@ def refit_globally(
 
 
 def _exact(
-    problem: Problem, point: PointFit, weights: FloatArray, mean: FloatArray, start: FloatArray
+    problem: Problem,
+    point: PointFit,
+    weights: FloatArray,
+    mean: FloatArray,
+    start: FloatArray,
+    metric: FloatArray | None = None,
 ) -> Minimum:
     count = len(start)
     found = [
@@ -146,6 +153,7 @@ def _exact(
             bounds=problem.bounds(),
             prior=Prior(mean[part], problem.prior.spread),
             prior_scale=point.sigma**2,
+            metric=metric,
         )
         for part in _parts(count, _EXACT_ELEMENTS // (problem.log_loss.size * problem.size))
     ]

@@ -14,6 +14,8 @@ FLAT = 1e-15
 """Share of the objective that a step must promise to gain: below lies rounding."""
 
 _FIRST_DAMPING = 1e-4
+_FLATTEST = 1e-9
+"""Curvature relative to M from which on a direction counts as curved."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +74,8 @@ def minimise(
         bounds: box of theta, each [P].
         prior: normal priors, mean [P] or [B, P], spread [P].
         prior_scale: the noise variance, which puts the prior on the Huber sum's scale.
-        metric: M [P, P] to use for all fits; unset, each has its own at every point.
+        metric: M [P, P] of all fits, which must start near their minima; unset, each has
+            its own at every point.
         tolerance: of a step, in theta.
         enough: share of the objective that a further step must promise to gain.
         max_iterations: evaluations of the model.
@@ -121,25 +124,23 @@ def minimise(
     objective, slope, hessian, scale = evaluate(current, active)
     final = objective.copy()
     converged = np.zeros(batch, dtype=bool)
-    damping = np.full(batch, _FIRST_DAMPING)
-    values, basis = _directions(hessian, scale, _held(slope, current, lower, upper))
+    damping = np.full(batch, _FIRST_DAMPING if metric is None else 0.0)
     done = np.zeros(batch, dtype=bool)
     for _ in range(max_iterations):
         held = _held(slope, current, lower, upper)
-        projected = np.matmul(basis.swapaxes(1, 2), np.where(held, 0.0, slope)[..., None])[..., 0]
-        # What a full Newton step promises; a fit that has nothing left to gain needs no more.
-        done |= 0.5 * (projected**2 / values).sum(axis=1) <= enough * np.abs(objective)
+        step, promise = newton_step(hessian, scale, np.where(held, 0.0, slope), damping, held)
+        # A fit that has nothing left to gain needs no further evaluation.
+        done |= promise <= enough * np.abs(objective)
         if done.any():
             rows = active[done]
             theta[rows], final[rows] = current[done], objective[done]
             converged[rows] = np.isfinite(objective[done])
             keep = ~done
             active, current, objective = active[keep], current[keep], objective[keep]
-            slope, damping, projected = slope[keep], damping[keep], projected[keep]
-            values, basis = values[keep], basis[keep]
+            slope, hessian, scale = slope[keep], hessian[keep], scale[keep]
+            damping, step = damping[keep], step[keep]
             if active.size == 0:
                 break
-        step = -np.matmul(basis, (projected / (values + damping[:, None]))[..., None])[..., 0]
         # No coordinate moves by more than one unit (a factor of e) at a time.
         step /= np.maximum(np.abs(step).max(axis=1, keepdims=True), 1.0)
         proposal = np.clip(current + step, lower, upper)
@@ -151,15 +152,15 @@ def minimise(
         damping[damping < 1e-10] = 0.0
         done = (moved < tolerance) | (damping > 1e12)
         done |= better & (gain <= FLAT * np.abs(objective)) & (moved < 1e-4)
-        if better.any():
-            current[better] = proposal[better]
-            objective[better] = new_objective[better]
-            slope[better] = new_slope[better]
-            values[better], basis[better] = _directions(
-                new_hessian[better],
-                new_scale[better],
-                _held(slope[better], current[better], lower, upper),
-            )
+        if better.all():
+            current, objective, slope = proposal, new_objective, new_slope
+            hessian, scale = new_hessian, new_scale
+        elif better.any():
+            one, two = better[:, None], better[:, None, None]
+            current, slope = np.where(one, proposal, current), np.where(one, new_slope, slope)
+            objective = np.where(better, new_objective, objective)
+            hessian = np.where(two, new_hessian, hessian)
+            scale = np.where(two, new_scale, scale)
     if active.size:
         theta[active], final[active], converged[active] = current, objective, done
     return Minimum(theta, final, converged)
@@ -172,24 +173,52 @@ def _held(
     return ((theta <= lower) & (slope > 0)) | ((theta >= upper) & (slope < 0))
 
 
-def _directions(
-    hessian: FloatArray, metric: FloatArray, held: np.ndarray
+def newton_step(
+    hessian: FloatArray,
+    metric: FloatArray,
+    slope: FloatArray,
+    damping: FloatArray,
+    held: np.ndarray,
 ) -> tuple[FloatArray, FloatArray]:
-    """Return sizes [B, P] and vectors [B, P, P] that diagonalise the Hessian and the metric.
+    """Return damped Newton steps [B, P] and what undamped ones promise to gain, [B].
 
-    With Q the vectors, Q^T M Q = 1 and |Q^T H Q| = diag(sizes). Held parameters are decoupled.
+    Held parameters are decoupled and stay.
     """
-    index = np.arange(hessian.shape[1])
+    size = hessian.shape[1]
+    index = np.arange(size)
     if held.any():
         both = ~held[:, :, None] & ~held[:, None, :]
         hessian, metric = hessian * both, metric * both
         hessian[:, index, index] += held
         metric[:, index, index] += held
+    try:
+        # Where all Hessians are definite, as near minima, no eigenvalues are needed.
+        np.linalg.cholesky(hessian - _FLATTEST * metric)
+    except np.linalg.LinAlgError:
+        values, basis = _directions(hessian, metric)
+        along = np.matmul(basis.swapaxes(1, 2), slope[:, :, None])[..., 0]
+        step: FloatArray = -np.matmul(basis, (along / (values + damping[:, None]))[..., None])[
+            ..., 0
+        ]
+        return step, 0.5 * (along**2 / values).sum(axis=1)
+    step = -np.linalg.solve(hessian, slope[:, :, None])[..., 0]
+    promise: FloatArray = -0.5 * (step * slope).sum(axis=1)
+    if damping.any():
+        damped = hessian + damping[:, None, None] * metric
+        step = -np.linalg.solve(damped, slope[:, :, None])[..., 0]
+    return step, promise
+
+
+def _directions(hessian: FloatArray, metric: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Return sizes [B, P] and vectors [B, P, P] that diagonalise the Hessian and the metric.
+
+    With Q the vectors, Q^T M Q = 1 and |Q^T H Q| = diag(sizes).
+    """
     whiten = scaled_inverse_root(metric)
     relative = np.matmul(np.matmul(whiten, hessian), whiten.swapaxes(1, 2))
     values, vectors = np.linalg.eigh(relative)
     sizes = np.abs(values)
-    sizes = np.maximum(sizes, 1e-9 * sizes.max(axis=1, keepdims=True)) + 1e-300
+    sizes = np.maximum(sizes, _FLATTEST * sizes.max(axis=1, keepdims=True)) + 1e-300
     return sizes, np.matmul(whiten.swapaxes(1, 2), vectors)
 
 
