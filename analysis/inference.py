@@ -26,10 +26,11 @@ FLOPS_PER_PARAM = 2.0
 """Of one pass over one token: a multiplication and an addition for each parameter."""
 
 _SMALLEST = -9.0
-_SIZES = 61
+_SIZES = 31
 _MOST_TOKENS = 14.0
-_SCAN = 141
-_BISECTIONS = 45
+_SCAN = 57
+_BISECTIONS = 40
+_GOLDENS = 24
 
 
 @dataclass(frozen=True)
@@ -116,7 +117,20 @@ def lifetime_optimum(
     serving = float(np.log(per_param * inference_tokens))
     search = _Lifetime(state.law, float(flops), serving, unique)
     found = estimates(state, search.logs)
-    params, tokens, loss, training, inference, total, saving, overtraining = found
+    params, tokens, loss, training, inference, total, saving, overtraining = found[:8]
+    if state.discrepancy is not None:
+        # To first order what the form misses moves this optimum as it moves that of compute.
+        best = state.optimum(flops, unique_tokens)
+        plain_params, plain_tokens = found[8:]
+        params = _moved(params, plain_params, best.params)
+        tokens = _moved(tokens, plain_tokens, best.tokens)
+        inference = _moved(inference, plain_params, best.params)
+        total = Estimate(
+            training.value + inference.value,
+            training.low + inference.low,
+            training.high + inference.high,
+        )
+        loss = best.loss
     return LifetimeOptimum(
         flops=float(flops),
         inference_tokens=float(inference_tokens),
@@ -131,6 +145,20 @@ def lifetime_optimum(
         overtraining=overtraining,
         extrapolation_decades=_decades(state, params.value, tokens.value),
     )
+
+
+def _moved(answer: Estimate, plain: Estimate, full: Estimate) -> Estimate:
+    """Return `answer` moved and widened as `full` is against `plain`, in the logarithm."""
+    value = answer.value * full.value / plain.value
+
+    def width(side: str) -> float:
+        own, with_form, without = (
+            float(np.log(getattr(e, side) / e.value)) for e in (answer, full, plain)
+        )
+        return float(np.sqrt(own**2 + max(with_form**2 - without**2, 0.0)))
+
+    low, high = value * np.exp(-width("low")), value * np.exp(width("high"))
+    return Estimate(value, float(low), float(high))
 
 
 def _decades(state: LawState, params: float, tokens: float) -> float:
@@ -148,7 +176,10 @@ class _Lifetime:
     unique: float | None
 
     def logs(self, theta: FloatArray) -> FloatArray:
-        """Return ln of N, D, L, training, inference, total, saving, over-training, [B, 8]."""
+        """Return ln of N, D, L, training, inference, total, saving, over-training, [B, 10].
+
+        The last two are ln N and ln D of the compute-optimal model.
+        """
         best, best_tokens = self.law.optimum(theta, self.flops, self.unique)
         best, best_tokens = best[:, None], best_tokens[:, None]
         target = self._loss(theta, best, best_tokens)
@@ -163,13 +194,14 @@ class _Lifetime:
         scanned = np.concatenate([cost(best + off) for off in offsets], axis=1)
         centre = best + offsets[scanned.argmin(axis=1)][:, None]
         width = offsets[1] - offsets[0]
-        x = golden(cost, centre - width, np.minimum(centre + width, best))
+        x = golden(cost, centre - width, np.minimum(centre + width, best), _GOLDENS)
         tokens = self._tokens(theta, x, best_tokens, target)
         training, inference = np.log(6.0) + x + tokens, self.serving + x
         total = np.logaddexp(training, inference)
         plain = np.logaddexp(np.log(self.flops), self.serving + best)
         ratio = (tokens - x) - (best_tokens - best)
         columns = [x, tokens, target, training, inference, total, total - plain, ratio]
+        columns += [best, best_tokens]
         return np.concatenate(columns, axis=1)
 
     def _loss(self, theta: FloatArray, x: FloatArray, tokens: FloatArray) -> FloatArray:

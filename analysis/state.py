@@ -84,6 +84,8 @@ class LawState:
             "tokens": points.log_tokens,
             "flops": np.log(6.0) + points.log_params + points.log_tokens,
         }
+        if points.log_unique is not None:
+            seen["unique_tokens"] = np.minimum(points.log_unique, points.log_tokens)
         beyond = np.max([self.decades_beyond(k, np.exp(v)) for k, v in seen.items()], axis=0)
         return Prediction(np.exp(value), np.exp(low), np.exp(high), beyond)
 

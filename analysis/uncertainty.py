@@ -43,7 +43,7 @@ class Prediction:
     low: FloatArray
     high: FloatArray
     extrapolation_decades: FloatArray
-    """By how many powers of ten N, D or 6 N D leave the ranges seen, the largest of the three."""
+    """By how many powers of ten N, D, 6 N D or U leave the ranges seen, the largest of them."""
 
 
 @dataclass(frozen=True)

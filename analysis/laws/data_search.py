@@ -99,11 +99,14 @@ def best_epochs(
 
 
 def golden(
-    loss: Callable[[FloatArray], FloatArray], low: FloatArray, high: FloatArray
+    loss: Callable[[FloatArray], FloatArray],
+    low: FloatArray,
+    high: FloatArray,
+    iterations: int = 42,
 ) -> FloatArray:
     """Return where `loss`, of arrays [B, 1], is lowest between `low` and `high`."""
     low, high = np.array(low), np.array(high)
-    for _ in range(42):
+    for _ in range(iterations):
         left, right = high - _GOLDEN * (high - low), low + _GOLDEN * (high - low)
         keep = loss(left) < loss(right)
         low, high = np.where(keep, low, left), np.where(keep, right, high)

@@ -221,6 +221,25 @@ def test_denoising_passes_count_as_more_inference():
         lifetime_optimum(state, 1e21, -1.0)
 
 
+def test_what_the_laws_form_misses_moves_and_widens_the_lifetime_optimum():
+    rng = np.random.default_rng(4)
+    state = published_state("chinchilla")
+    flops, ratio = np.meshgrid(np.geomspace(1e18, 1e20, 5), np.geomspace(3.0, 200.0, 6))
+    params = np.sqrt(flops / 6.0 / ratio).ravel()
+    tokens = flops.ravel() / 6.0 / params
+    loss = state.predict(params, tokens).value * np.exp(0.01 * rng.standard_normal(params.size))
+    fit = fit_law(pd.DataFrame({"params": params, "tokens": tokens, "loss": loss}), bootstrap=100)
+    assert fit.state.discrepancy is not None
+    best, found = fit.optimum(1e21), lifetime_optimum(fit, 1e21, 1e12)
+    assert found.loss == best.loss
+    assert found.params.low < found.params.value < found.params.high
+    assert found.params.value < best.params.value
+    assert found.params.relative_width > 0.8 * best.params.relative_width
+    assert found.total_flops.value == pytest.approx(
+        found.training_flops.value + found.inference_flops.value
+    )
+
+
 def test_the_lifetime_optimum_of_repeated_data_reaches_its_loss(quokka):
     found = lifetime_optimum(quokka, 1e20, 1e12, 1e9)
     n, d = found.params.value, found.tokens.value
