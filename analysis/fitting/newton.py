@@ -197,16 +197,17 @@ def newton_step(
     except np.linalg.LinAlgError:
         values, basis = _directions(hessian, metric)
         along = np.matmul(basis.swapaxes(1, 2), slope[:, :, None])[..., 0]
-        step: FloatArray = -np.matmul(basis, (along / (values + damping[:, None]))[..., None])[
-            ..., 0
-        ]
+        step = -np.matmul(basis, (along / (values + damping[:, None]))[..., None])[..., 0]
         return step, 0.5 * (along**2 / values).sum(axis=1)
-    step = -np.linalg.solve(hessian, slope[:, :, None])[..., 0]
+    step = -_solve(hessian, slope)
     promise: FloatArray = -0.5 * (step * slope).sum(axis=1)
     if damping.any():
-        damped = hessian + damping[:, None, None] * metric
-        step = -np.linalg.solve(damped, slope[:, :, None])[..., 0]
+        step = -_solve(hessian + damping[:, None, None] * metric, slope)
     return step, promise
+
+
+def _solve(matrix: FloatArray, right: FloatArray) -> FloatArray:
+    return np.asarray(np.linalg.solve(matrix, right[:, :, None])[..., 0], dtype=np.float64)
 
 
 def _directions(hessian: FloatArray, metric: FloatArray) -> tuple[FloatArray, FloatArray]:
