@@ -21,6 +21,7 @@ LAW_NAME = "law.json"
 SAMPLES_NAME = "bootstrap.npz"
 RUNS_NAME = "runs.csv"
 _APPROACH_RESAMPLES = 200
+_MOST_INFLUENTIAL = 5
 
 
 def law_document(fit: Fit) -> dict[str, Any]:
@@ -62,6 +63,7 @@ def law_document(fit: Fit) -> dict[str, Any]:
             "converged": fit.converged,
         },
         "approaches": _approaches(fit),
+        "influence": _influence(fit),
         "global_check": None if fit.global_check is None else fit.global_check.as_dict(),
         "runs": {
             "count": len(fit.runs),
@@ -92,6 +94,31 @@ def _approaches(fit: Fit) -> dict[str, Any] | None:
     except AnalysisError:
         return None
     return {"flops": flops, "rows": found.table.to_dict(orient="records")}
+
+
+def _influence(fit: Fit) -> dict[str, Any]:
+    """Return the trajectories that the fit hangs on most, and what leaving each out moves."""
+    from analysis.influence import influence
+
+    flops = fit.state.validity["flops"][1]
+    table = influence(fit, flops).head(_MOST_INFLUENTIAL)
+    rows = []
+    for _, row in table.iterrows():
+        # Rows without a name are known by their place.
+        own = row["trajectory"]
+        named = "trajectory" in fit.runs
+        mine = fit.runs[fit.runs["trajectory"] == own] if named else fit.runs.iloc[[int(own)]]
+        last = mine.sort_values("tokens").iloc[-1] if len(mine) else None
+        rows.append(
+            {
+                "trajectory": str(own) if named else f"row {int(mine.index[0]) + 1}",
+                "params": None if last is None else float(last["params"]),
+                "tokens": None if last is None else float(last["tokens"]),
+                **{k: float(row[k]) for k in ("rows", "leverage", "distance")},
+                **{k: float(row[k]) for k in ("shift_ln_params", "shift_ln_loss")},
+            }
+        )
+    return {"flops": flops, "trajectories": rows}
 
 
 def _discrepancy(fit: Fit) -> dict[str, float] | None:

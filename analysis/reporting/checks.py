@@ -6,6 +6,9 @@ from typing import Any
 
 from analysis.units import format_quantity
 
+_FAR = 10.0
+_SHIFTS = ("shift_ln_params", "shift_ln_loss")
+
 
 def search_lines(document: Mapping[str, Any]) -> list[str]:
     """Return whether the fit's optimum is the global one, and the runs with most influence."""
@@ -15,7 +18,32 @@ def search_lines(document: Mapping[str, Any]) -> list[str]:
         lines += [_global_sentence(check), ""]
     if not document["fit"]["converged"]:
         lines += ["The fit did not converge.", ""]
-    return lines
+    return lines + _influence_lines(document.get("influence"))
+
+
+def _influence_lines(influence: Mapping[str, Any] | None) -> list[str]:
+    if not influence or not influence["trajectories"]:
+        return []
+    lines = [
+        "## Most influential runs",
+        "",
+        f"What leaving a run out would do, at {influence['flops']:.3g} FLOPs. Above a distance of "
+        "1 the law without it lies at the edge of what its interval allows; far: beyond what one "
+        "step from the fit can tell.",
+        "",
+        "| run | N | D | observations | leverage | distance | best N | loss |",
+        "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    for run in influence["trajectories"]:
+        size = ["" if run[k] is None else format_quantity(run[k]) for k in ("params", "tokens")]
+        # One step from the fit is no guide to where a fit that moves so far would end.
+        far = run["distance"] > _FAR
+        moved = ["far" if far else f"{100 * math.expm1(run[k]):+.2g} %" for k in _SHIFTS]
+        lines.append(
+            f"| {run['trajectory']} | {size[0]} | {size[1]} | {run['rows']:.0f} "
+            f"| {run['leverage']:.2g} | {run['distance']:.2g} | {moved[0]} | {moved[1]} |"
+        )
+    return [*lines, ""]
 
 
 def _global_sentence(check: Mapping[str, Any]) -> str:

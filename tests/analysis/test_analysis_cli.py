@@ -159,6 +159,7 @@ def test_a_laws_page_tells_how_far_to_trust_it(law):
         "The law and its intervals",
         "What the runs identify",
         "Whether it is the best fit",
+        "Most influential runs",
         "Learning rate and schedule",
         "Compute-optimal training",
         "Approaches side by side",
