@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from analysis.reporting.parameters import centre
 from analysis.state import LawState
 from analysis.units import format_quantity
 
@@ -78,7 +79,11 @@ def number(value: float, digits: int = 4) -> str:
 def _formula(state: LawState) -> list[str]:
     # \text is amsmath's; long definitions go on lines of their own.
     text = state.law.latex().replace(r"\text{", r"\mbox{")
-    return [rf"\[ {part.strip()} \]" for part in re.split(r",\s*\\quad", text)]
+    lines = [rf"\[ {part.strip()} \]" for part in re.split(r",\s*\\quad", text)]
+    about = centre(state)
+    if about is not None:
+        lines.append(f"with $N_0 =$ {number(about[0], 6)} and $D_0 =$ {number(about[1], 6)}.")
+    return lines
 
 
 def _table(caption: str, columns: str, head: str, rows: Sequence[str]) -> list[str]:

@@ -50,7 +50,11 @@ def _parameters(comparison: Comparison, labels: list[str]) -> list[str]:
     lines.append("")
     for label, test in zip(labels[1:], comparison.tests, strict=True):
         if test is None:
-            lines.append(f"{label} is another formula than {labels[0]}: only optima compare.")
+            names = {law["label"]: law["law"] for law in comparison.laws}
+            other = "is another formula than"
+            if names[label] == names[labels[0]]:
+                other = "has another formula, or is stated about another point, than"
+            lines.append(f"{label} {other} {labels[0]}: only optima compare.")
         else:
             lines.append(
                 f"All parameters of {label} at once against {labels[0]}'s: chi-square "

@@ -25,7 +25,20 @@ def law_lines(document: Mapping[str, Any], state: LawState) -> list[str]:
             f"| {name} | {p['value']:.5g} | {p['low']:.4g} to {p['high']:.4g} "
             f"| {p['stderr']:.2g} | {yes} |"
         )
-    return [*lines, "", *_growth(state), ""]
+    lines.append("")
+    about = centre(state)
+    if about is not None:
+        lines += [f"Stated about N_0 = {about[0]:.6g} and D_0 = {about[1]:.6g}.", ""]
+    return [*lines, *_growth(state), ""]
+
+
+def centre(state: LawState) -> tuple[float, float] | None:
+    """Return N_0 and D_0 of a law that is stated about a point, None for other laws."""
+    settings = state.law.settings()
+    x0, z0 = (float(settings.get(name, 0.0)) for name in ("log_params", "log_tokens"))
+    if x0 == z0 == 0.0:
+        return None
+    return float(np.exp(x0)), float(np.exp(z0))
 
 
 def _growth(state: LawState) -> list[str]:

@@ -128,6 +128,14 @@ def test_every_laws_formula_and_symbols_compile(name, law, folder, tmp_path):
     assert done.returncode == 0, done.stdout[-1500:]
 
 
+def test_a_law_stated_about_a_point_names_it(law, folder):
+    settings = law.state.law.settings()
+    assert "log_params" in settings, "the default law of runs of N and D is the super-law"
+    expected = f"{np.exp(settings['log_params']):.6g}"
+    assert f"Stated about N_0 = {expected} and" in (folder / "law.md").read_text()
+    assert "with $N_0 =$" in (folder / "law.tex").read_text()
+
+
 def test_symbols_numbers_and_text_are_latex():
     assert symbol("alpha") == r"\alpha"
     assert symbol("R_D") == "R_{D}"
