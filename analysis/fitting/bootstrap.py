@@ -12,9 +12,12 @@ from analysis.fitting.solve import PointFit
 from analysis.fitting.taylor import Expansion
 from analysis.laws.base import FloatArray, Prior
 
-_EXACT_ELEMENTS = 150_000
-"""Numbers in the gradient of one batch of exact steps: with its temporaries they stay in
-cache, and are too small for the allocator to hand back and fault in again each time."""
+_CACHED_ELEMENTS = 150_000
+"""Numbers in the largest array of one batch: with its temporaries it stays in cache, and is too
+small for the allocator to hand back and fault in again each time."""
+
+_FIRST_STEPS = 5
+"""Exact steps before the few resamples that are left are gathered from all batches."""
 
 _BATCH_ELEMENTS = 4_000_000
 """Numbers in the weights of one batch: 32 MB."""
@@ -82,7 +85,8 @@ def refit(problem: Problem, point: PointFit, draws: Draws) -> Minimum:
     )
     for part in _parts(count, _BATCH_ELEMENTS // problem.log_loss.size):
         weights, mean = draws.weights(problem, part), draws.mean[part]
-        start = expansion.refit(weights, mean)
+        pieces = _parts(len(weights), _CACHED_ELEMENTS // problem.log_loss.size)
+        start = np.concatenate([expansion.refit(weights[i], mean[i]) for i in pieces])
         found = _exact(problem, point, weights, mean, start, expansion.metric)
         # Where the expansion led to a higher place than it left, start from the fit itself.
         off = point.theta - mean
@@ -142,26 +146,31 @@ def _exact(
     start: FloatArray,
     metric: FloatArray | None = None,
 ) -> Minimum:
-    count = len(start)
-    found = [
-        minimise(
+    """Return minima [B] from given starts; those that take long are pooled at the end."""
+    result = Minimum(start.copy(), np.empty(len(start)), np.zeros(len(start), dtype=np.bool_))
+
+    def run(rows: slice | np.ndarray, most: int) -> None:
+        found = minimise(
             problem.model,
             problem.log_loss,
-            start[part],
-            weights=weights[part],
+            result.theta[rows],
+            weights=weights[rows],
             delta=point.delta,
             bounds=problem.bounds(),
-            prior=Prior(mean[part], problem.prior.spread),
+            prior=Prior(mean[rows], problem.prior.spread),
             prior_scale=point.sigma**2,
             metric=metric,
+            max_iterations=most,
         )
-        for part in _parts(count, _EXACT_ELEMENTS // (problem.log_loss.size * problem.size))
-    ]
-    return Minimum(
-        np.concatenate([f.theta for f in found]),
-        np.concatenate([f.objective for f in found]),
-        np.concatenate([f.converged for f in found]),
-    )
+        _put(result, rows, found)
+
+    batch = max(1, _CACHED_ELEMENTS // (problem.log_loss.size * problem.size))
+    for part in _parts(len(start), batch):
+        run(part, _FIRST_STEPS)
+    late = np.flatnonzero(~result.converged)
+    for part in _parts(late.size, batch):
+        run(late[part], 200)
+    return result
 
 
 def _parts(count: int, batch: int) -> list[slice]:

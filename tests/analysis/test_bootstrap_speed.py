@@ -14,7 +14,7 @@ from analysis.fitting.newton import huber
 from analysis.fitting.problem import Problem, build_problem
 from analysis.fitting.solve import PointFit, fit_point
 from analysis.fitting.taylor import Expansion
-from analysis.laws.base import get_law
+from analysis.laws.base import Derivatives, get_law, no_curvature
 from analysis.laws.response import ResponsePrior
 from analysis.runs import validate_runs
 
@@ -159,3 +159,28 @@ def test_weights_count_as_repeated_rows_and_zero_leaves_out():
     assert doubled.sigma == pytest.approx(np.sqrt(2) * once.sigma, rel=1e-6)
     samples = refit(replace(problem, weights=weights), some, draw(problem, 10, 0))
     assert samples.converged.all()
+
+
+def test_a_law_without_second_derivatives_reaches_the_minimum_with_few_rows_inside_delta():
+    """Noise fifty times delta leaves a few rows inside it, where psi' alone is nearly singular."""
+    rng = np.random.default_rng(7)
+    params, tokens = scattered(400, rng)
+    runs = observe(params, tokens, rng, noise=0.01)
+    problem = problem_of(runs)
+    exact = problem.law
+
+    def derivatives(self, theta, points):
+        value, gradient, _ = exact.derivatives(theta, points)
+        return Derivatives(value, gradient, lambda weights: no_curvature(weights, 5))
+
+    plain = type("Plain", (type(exact),), {"derivatives": derivatives})()
+    best = fit_point(problem, 2e-4)
+    found = fit_point(replace(problem, law=plain), 2e-4)
+    assert found.converged
+    assert found.objective == pytest.approx(best.objective, rel=1e-6)
+    draws = draw(problem, 10, 0)
+    np.testing.assert_allclose(
+        refit(replace(problem, law=plain), found, draws).objective,
+        refit(problem, best, draws).objective,
+        rtol=1e-4,
+    )
