@@ -83,6 +83,12 @@ def compare_laws(
     span = union_of_ranges(states)
     scores: list[dict[str, Any] | None] = []
     warnings = _warnings(laws, labels)
+    plain = [a for a, s in zip(labels, states, strict=True) if not s.law.needs_unique]
+    if unique_tokens is not None and plain:
+        warnings.append(
+            f"{', '.join(plain)}: a law of N and D takes repeated tokens for new ones; its losses "
+            "are too good where a budget repeats the data"
+        )
     if runs is not None:
         scores = [
             _score(law, runs, label, warnings) for law, label in zip(laws, labels, strict=True)

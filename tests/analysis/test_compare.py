@@ -111,6 +111,8 @@ def test_laws_of_another_form_share_optima_but_not_parameters(save, base):
     assert found.tests == [None]
     assert all(row["z"] == [None] for row in found.parameters)
     assert found.budgets[0]["ratios"][0]["params"]["value"] > 0
+    repeated = compare_laws([base, other], unique_tokens=1e6)
+    assert any("takes repeated tokens for new ones" in w for w in repeated.warnings)
     assert "another formula" in comparison_markdown(found)
 
 
