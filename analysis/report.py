@@ -136,7 +136,8 @@ def _response_lines(response: Mapping[str, Any]) -> list[str]:
 def _provenance_lines(document: Mapping[str, Any]) -> list[str]:
     validity = document["validity"]
     ranges = ", ".join(
-        f"{name} {format_quantity(low)} to {format_quantity(high)}"
+        f"{name} "
+        + " to ".join(f"{v:.3g}" if name == "flops" else format_quantity(v) for v in (low, high))
         for name, (low, high) in validity.items()
     )
     known = {k: document[k] for k in ("corpus", "tokenizer", "evaluator", "kernel")}

@@ -77,7 +77,19 @@ REFUSED = {
             }
         ),
         2,
-        r"below 0\.01 per parameter in every row.*multiply the column so that it counts tokens",
+        r"fewer than 0\.1 tokens per parameter.*multiply the column so that it counts tokens",
+    ),
+    "a grid's tokens in millions": (
+        pd.DataFrame(
+            {
+                "params": np.tile(np.geomspace(7e6, 1e10, 8), 3),
+                "tokens": np.repeat([3e12, 3e13, 3e14], 8)
+                / np.tile(np.geomspace(7e6, 1e10, 8), 3),
+                "loss": np.linspace(4, 2, 24),
+            }
+        ),
+        2,
+        r"fewer than 0\.1 tokens per parameter",
     ),
     "params in millions": (
         pd.DataFrame(
