@@ -91,8 +91,8 @@ def check_counts(table: pd.DataFrame) -> None:
     if middle < _FEWEST_PER_PARAM:
         raise RunTableError(
             f"most rows have fewer than {_FEWEST_PER_PARAM:g} tokens per parameter ({span}): "
-            f"tokens look like thousands, millions or billions in {rows(table, every)}; multiply the "
-            f"column{_by(table, 'tokens')} so that it counts tokens"
+            f"tokens look like thousands, millions or billions in {rows(table, every)}; multiply "
+            f"the column{_by(table, 'tokens')} so that it counts tokens"
         )
     if middle > _MOST_PER_PARAM:
         raise RunTableError(
