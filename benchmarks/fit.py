@@ -1,6 +1,6 @@
 """Time a fit and 1000 bootstraps of the five-parameter law against other ways to do them.
 
-    python benchmarks/fit.py                      a minute or two, one thread
+    python benchmarks/fit.py                      under a minute, one thread
     python benchmarks/fit.py --quick              100 bootstraps, one repeat
     python benchmarks/fit.py --peer PYTHON        an interpreter that has PyPI's `chinchilla`
 
@@ -149,14 +149,17 @@ def run_peer(python: str, runs: pd.DataFrame) -> tuple[float, float] | str:
     rows = {"C": flops, "N": runs["params"], "D": runs["tokens"], "loss": runs["loss"]}
     text = json.dumps({k: [float(x) for x in v] for k, v in rows.items()})
     with tempfile.TemporaryDirectory() as folder:
-        done = subprocess.run(
-            [python, "-W", "ignore", "-c", PEER],
-            input=text,
-            capture_output=True,
-            text=True,
-            cwd=folder,
-            check=False,
-        )
+        try:
+            done = subprocess.run(
+                [python, "-W", "ignore", "-c", PEER],
+                input=text,
+                capture_output=True,
+                text=True,
+                cwd=folder,
+                check=False,
+            )
+        except OSError as error:
+            return f"skipped: {error}"
     if done.returncode != 0:
         return f"skipped: {done.stderr.strip().splitlines()[-1]}"
     seconds, value = json.loads(done.stdout.strip().splitlines()[-1])
