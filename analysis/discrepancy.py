@@ -6,8 +6,10 @@ standard errors stay small. So the loss is modelled as
 
     ln L = law(N, D; theta) + delta(ln N, ln D) + noise
 
-with delta a Gaussian process (Kennedy and O'Hagan 2001): zero on average, of standard deviation
-`amplitude`, with a Matern-5/2 correlation that falls over `length` in ln N and ln D. Near runs
+with delta a Gaussian process (Kennedy and O'Hagan 2001): zero on average, with a Matern-5/2
+correlation that falls over `length` in ln N and ln D. Its standard deviation is `amplitude` times
+the share of the loss that the law calls reducible: a form that is wrong is wrong about what
+training removes, so where little is left to remove little is left to be wrong about. Near runs
 the process follows their residuals; away from them it returns to zero and leaves its variance to
 the interval. Parameters that a smooth function could imitate come out as uncertain as they are.
 
@@ -16,7 +18,6 @@ settings chosen on the others: `benchmarks/coverage.py`, `docs/decisions.md`.
 """
 
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -29,18 +30,29 @@ TRAJECTORY_NUGGET = 0.1
 for each e-fold between their token counts: cooldowns a factor of 2 apart share half."""
 
 
+_LEAST_SHARE = 0.01
+
+
 @dataclass(frozen=True)
 class DiscrepancyPrior:
-    """What run tables of other projects say of a law's misfit, in log loss."""
+    """What run tables of other projects say of a law's misfit, in log of the reducible loss."""
 
-    amplitude: float = 0.03
+    amplitude: float = 0.15
     amplitude_spread: float = 0.3
     """Of ln amplitude: a table's own runs may move it, but seldom by more than a factor of 2."""
-    length: float = 4.0
-    """In ln N and ln D: the misfit bends over a factor of e^4 or so, not within one budget."""
+    length: float = 6.0
+    """In ln N and ln D: the misfit bends over many budgets, not within one."""
     noise: float = 0.004
     noise_spread: float = 1.0
     """Of ln noise."""
+
+
+def reducible_share(law: Law, theta: FloatArray, points: Points) -> FloatArray:
+    """Return 1 - E / L of one theta at `points`, [S]; 1 for a law without a floor."""
+    if "floor" not in law.kinds:
+        return np.ones(points.log_params.shape)
+    floor = theta[law.kinds.index("floor")]
+    return np.maximum(-np.expm1(floor - law.log_loss(theta, points)), _LEAST_SHARE)
 
 
 class Kriged(NamedTuple):
@@ -83,7 +95,7 @@ class Discrepancy:
     """The process, conditioned on runs.
 
     Attributes:
-        amplitude: standard deviation far from any run, in log loss.
+        amplitude: standard deviation far from any run, as a share of the reducible loss.
         length: correlation length in ln N and ln D.
         sigma: noise of one run.
         log_params, log_tokens: where the runs lie, [R].
@@ -102,51 +114,70 @@ class Discrepancy:
     residual: FloatArray
     nuisance: FloatArray = field(default_factory=lambda: np.zeros((0, 0)))
 
-    @cached_property
-    def _factor(self) -> tuple[FloatArray, bool]:
+    def covariance(self, law: Law, theta: FloatArray) -> FloatArray:
+        """Return the covariance of the runs' ln L about the law, noise included, [R, R]."""
         here = (self.log_params, self.log_tokens)
-        total = self.amplitude**2 * correlation(here, here, self.length)
+        amplitude = self.amplitude * reducible_share(law, theta, Points(*here))
+        total = amplitude[:, None] * correlation(here, here, self.length) * amplitude
         total += self.sigma**2 * noise_correlation(self.log_tokens, self.trajectory)
-        if self.nuisance.size:
-            total += self.nuisance @ self.nuisance.T
-        factor: tuple[FloatArray, bool] = cho_factor(total, lower=True)
-        return factor
-
-    @cached_property
-    def _weights(self) -> FloatArray:
-        return np.asarray(cho_solve(self._factor, self.residual))
-
-    def _gradient(self, law: Law, theta: FloatArray) -> FloatArray:
-        return law.gradient(theta, Points(self.log_params, self.log_tokens))
+        return total
 
     def at(self, law: Law, theta: FloatArray, points: Points) -> Kriged:
         """Return the process at `points` [S], with `law` at its estimate `theta` [P]."""
+        if not self.residual.size:
+            return self._unconditional(law, theta, points)
         there = (points.log_params, points.log_tokens)
-        cross = self.amplitude**2 * correlation(
-            there, (self.log_params, self.log_tokens), self.length
-        )
-        return self._conditional(law, theta, cross, np.full(len(cross), self.amplitude**2))
+        share = self.amplitude * reducible_share(law, theta, points)
+        cross = correlation(there, (self.log_params, self.log_tokens), self.length)
+        return self._conditional(law, theta, share[:, None] * cross, share**2)
 
     def slope_on_budget(self, law: Law, theta: FloatArray, points: Points) -> Kriged:
-        """Return the process's derivative in ln N at fixed N D, at `points`, as `at` does."""
+        """Return the process's derivative in ln N at fixed N D, at `points`, as `at` does.
+
+        The share changes little along a budget near its optimum, where the loss is flat.
+        """
+        if not self.residual.size:
+            return self._unconditional(law, theta, points, 2.0 * self._rate**2 / 3.0)
+        share = self.amplitude * reducible_share(law, theta, points)
         x = points.log_params[:, None] - self.log_params
         z = points.log_tokens[:, None] - self.log_tokens
-        rate = np.sqrt(5.0) / self.length
-        distance = rate * np.sqrt(x * x + z * z)
+        distance = self._rate * np.sqrt(x * x + z * z)
         # d/ds of the correlation along (+1, -1): -(rate^2 / 3)(1 + r) e^-r (x - z).
-        cross = -(self.amplitude**2) * rate**2 / 3.0 * (1.0 + distance) * np.exp(-distance)
-        variance = 2.0 * self.amplitude**2 * rate**2 / 3.0
-        return self._conditional(law, theta, cross * (x - z), np.full(len(x), variance))
+        cross = -(self._rate**2) / 3.0 * (1.0 + distance) * np.exp(-distance) * (x - z)
+        return self._conditional(
+            law, theta, share[:, None] * cross, 2.0 * share**2 * self._rate**2 / 3.0
+        )
+
+    @property
+    def _rate(self) -> float:
+        return float(np.sqrt(5.0)) / self.length
+
+    def _unconditional(
+        self, law: Law, theta: FloatArray, points: Points, factor: float = 1.0
+    ) -> Kriged:
+        variance = factor * (self.amplitude * reducible_share(law, theta, points)) ** 2
+        return Kriged(np.zeros_like(variance), variance, np.zeros((variance.size, theta.size)))
 
     def _conditional(
         self, law: Law, theta: FloatArray, cross: FloatArray, variance: FloatArray
     ) -> Kriged:
-        if not self.residual.size:
-            return Kriged(np.zeros_like(variance), variance, np.zeros((variance.size, theta.size)))
-        solved = np.asarray(cho_solve(self._factor, cross.T)).T
+        """Return the process given the runs.
+
+        Args:
+            law, theta: the law at its estimate.
+            cross: covariance with the runs, but for the runs' own amplitudes, [S, R].
+            variance: before the runs are known, [S].
+        """
+        runs = Points(self.log_params, self.log_tokens)
+        cross = cross * self.amplitude * reducible_share(law, theta, runs)
+        total = self.covariance(law, theta)
+        if self.nuisance.size:
+            total += self.nuisance @ self.nuisance.T
+        factor = cho_factor(total, lower=True)
+        solved = np.asarray(cho_solve(factor, cross.T)).T
         explained = np.einsum("sr,sr->s", solved, cross)
         return Kriged(
-            cross @ self._weights,
+            solved @ self.residual,
             np.maximum(variance - explained, 0.0),
-            solved @ self._gradient(law, theta),
+            solved @ law.gradient(theta, runs),
         )

@@ -8,7 +8,6 @@ threshold and discrepancy stay as they were fitted.
 import numpy as np
 import pandas as pd
 
-from analysis.discrepancy import correlation, noise_correlation
 from analysis.fitting.newton import huber, newton_step
 from analysis.fitting.noise import effective_sigma
 from analysis.fitting.problem import Problem
@@ -107,10 +106,7 @@ def _mixed_steps(
     """
     process = fit.discrepancy
     assert process is not None
-    here = (problem.points.log_params, problem.points.log_tokens)
-    smooth = correlation(here, here, process.length)
-    noise = noise_correlation(problem.points.log_tokens, problem.trajectory)
-    precision = np.linalg.inv(process.amplitude**2 * smooth + process.sigma**2 * noise)
+    precision = np.linalg.inv(process.covariance(fit.law, fit.theta))
     gradient = problem.model(point.theta[None]).gradient[0]
     scores = gradient @ precision
     residual = precision @ process.residual

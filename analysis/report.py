@@ -92,7 +92,7 @@ def _discrepancy(document: Mapping[str, Any]) -> str:
         return ""
     return (
         f" What the law's form misses was fitted with it: {100 * process['amplitude']:.2g} % of "
-        "the loss."
+        "the reducible loss, far from any run."
     )
 
 

@@ -53,8 +53,8 @@ def fit_law(
 
     Args:
         runs: a run table (`analysis.runs`).
-        law: name of the law. `auto` takes the one that predicted held-out larger runs best:
-            the super-law where a discrepancy is fitted, Chinchilla's otherwise.
+        law: name of the law; `auto` takes Chinchilla's, which with a discrepancy predicts
+            held-out larger runs no worse than wider laws (`benchmarks/coverage.py`).
         huber_delta: threshold of the Huber loss on log loss. `auto` is 1.345 times the noise as
             the median residual shows it; published fits use 1e-3.
         bootstrap: resamples, drawn by trajectory; with a discrepancy, draws of the posterior.
@@ -76,10 +76,8 @@ def fit_law(
     """
     table = validate_runs(runs)
     settings = _discrepancy_prior(discrepancy, law, huber_delta, priors)
-    if law == "auto":
-        law = "chinchilla" if settings is None else "super"
     try:
-        form = get_law(law)
+        form = get_law("chinchilla" if law == "auto" else law)
     except KeyError as error:
         raise FitError(str(error.args[0])) from error
     if huber_delta != "auto" and not (np.isfinite(huber_delta) and huber_delta > 0):

@@ -12,7 +12,13 @@ import numpy as np
 from scipy.linalg import cholesky, solve_triangular
 from scipy.optimize import minimize
 
-from analysis.discrepancy import Discrepancy, DiscrepancyPrior, correlation, noise_correlation
+from analysis.discrepancy import (
+    Discrepancy,
+    DiscrepancyPrior,
+    correlation,
+    noise_correlation,
+    reducible_share,
+)
 from analysis.fitting.problem import Problem
 from analysis.laws.base import FloatArray
 
@@ -54,9 +60,15 @@ class MixedFit:
 
 def fit_mixed(problem: Problem, starts: FloatArray, settings: DiscrepancyPrior) -> MixedFit:
     """Return the best estimate over `starts`, [S, P]; every parameter needs a prior or data."""
-    basis = _Basis.of(problem, settings.length)
-    found = [_from_start(problem, basis, start, settings) for start in starts]
-    return min(found, key=lambda fit: fit.objective)
+    found = [
+        _from_start(problem, _Basis.of(problem, start, settings.length), start, settings)
+        for start in starts
+    ]
+    best = min(found, key=lambda fit: fit.objective)
+    # Once more with the reducible shares of the law that was found.
+    return _from_start(
+        problem, _Basis.of(problem, best.theta, settings.length), best.theta, settings
+    )
 
 
 def condition(problem: Problem, fit: MixedFit, settings: DiscrepancyPrior) -> Discrepancy:
@@ -84,7 +96,7 @@ def posterior_draws(
     law that is not, they follow the valley where normal draws would leave it.
     """
     rng = np.random.default_rng(seed)
-    basis = _Basis.of(problem, settings.length)
+    basis = _Basis.of(problem, fit.theta, settings.length)
     low, high = problem.bounds()
     variance = fit.amplitude**2 * basis.share + fit.sigma**2
     precision = _precision(problem)
@@ -121,24 +133,23 @@ class _Basis:
     Attributes:
         turn: maps rows to components, [R, R].
         share: variance of each component per squared amplitude, [R].
-        smooth: the discrepancy's correlation, [R, R].
         noise: the noise's correlation, [R, R].
     """
 
     turn: FloatArray
     share: FloatArray
-    smooth: FloatArray
     noise: FloatArray
 
     @classmethod
-    def of(cls, problem: Problem, length: float) -> "_Basis":
+    def of(cls, problem: Problem, theta: FloatArray, length: float) -> "_Basis":
         points = problem.points
         here = (points.log_params, points.log_tokens)
-        smooth = correlation(here, here, length)
+        scale = reducible_share(problem.law, theta[: problem.law_size], points)
+        smooth = scale[:, None] * correlation(here, here, length) * scale
         noise = noise_correlation(points.log_tokens, problem.trajectory)
         white = solve_triangular(cholesky(noise, lower=True), np.eye(len(noise)), lower=True)
         share, vectors = np.linalg.eigh(white @ smooth @ white.T)
-        return cls(vectors.T @ white, np.maximum(share, 0.0), smooth, noise)
+        return cls(vectors.T @ white, np.maximum(share, 0.0), noise)
 
 
 def _from_start(

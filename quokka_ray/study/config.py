@@ -253,7 +253,7 @@ class LawConfig(Section):
     """How the law is fitted online."""
 
     name: Literal["auto", "chinchilla", "coupled", "super"] = "auto"
-    """`auto`: the law that predicted held-out larger runs best."""
+    """`auto`: the five-parameter law."""
     huber_delta: Literal["auto"] | Annotated[float, Field(gt=0)] = "auto"
     bootstrap: int = Field(default=400, ge=20)
 

@@ -5,7 +5,12 @@ import pandas as pd
 import pytest
 from laboratory import fit_plain, observe, scattered
 
-from analysis.discrepancy import Discrepancy, DiscrepancyPrior, correlation
+from analysis.discrepancy import (
+    Discrepancy,
+    DiscrepancyPrior,
+    correlation,
+    reducible_share,
+)
 from analysis.fitting.fit import fit_law
 from analysis.laws.base import Points, get_law
 
@@ -32,12 +37,13 @@ def test_conditioning_equals_the_textbook_formula():
     points = Points(np.array([18.0, 23.0]), np.array([21.0, 26.0]))
     here = (known.log_params, known.log_tokens)
     there = (points.log_params, points.log_tokens)
-    total = 0.02**2 * correlation(here, here, 4.0) + 0.004**2 * np.eye(12)
-    cross = 0.02**2 * correlation(there, here, 4.0)
+    share, far = (0.02 * reducible_share(LAW, THETA, p) for p in (Points(*here), points))
+    total = np.outer(share, share) * correlation(here, here, 4.0) + 0.004**2 * np.eye(12)
+    cross = np.outer(far, share) * correlation(there, here, 4.0)
     inverse = np.linalg.inv(total)
     found = known.at(LAW, THETA, points)
     np.testing.assert_allclose(found.mean, cross @ inverse @ known.residual, rtol=1e-6)
-    variance = 0.02**2 - np.einsum("sr,rq,sq->s", cross, inverse, cross)
+    variance = far**2 - np.einsum("sr,rq,sq->s", cross, inverse, cross)
     np.testing.assert_allclose(found.variance, variance, rtol=1e-5)
     gradient = LAW.gradient(THETA, Points(*here))
     np.testing.assert_allclose(found.pull, cross @ inverse @ gradient, rtol=1e-5, atol=1e-9)
@@ -50,16 +56,30 @@ def test_the_slope_along_a_budget_is_the_means_difference():
     around = known.at(
         LAW, THETA, Points(np.array([x - step, x + step]), np.array([z + step, z - step]))
     )
-    assert slope.mean[0] == pytest.approx((around.mean[1] - around.mean[0]) / 2 / step, rel=1e-5)
-    pull = (around.pull[1] - around.pull[0]) / 2 / step
-    np.testing.assert_allclose(slope.pull[0], pull, rtol=1e-4, atol=1e-8)
+    share = reducible_share(LAW, THETA, Points(np.full(3, x), np.full(3, z)))
+    moved = reducible_share(
+        LAW, THETA, Points(x + step * np.array([-1, 0, 1]), z - step * np.array([-1, 0, 1]))
+    )
+    mean, pull = (v / moved[[0, 2]] for v in (around.mean, around.pull.T))
+    assert slope.mean[0] == pytest.approx((mean[1] - mean[0]) / 2 / step * share[0], rel=1e-4)
+    np.testing.assert_allclose(
+        slope.pull[0], (pull[:, 1] - pull[:, 0]) / 2 / step * share[0], rtol=1e-3, atol=1e-8
+    )
 
 
 def test_far_from_runs_the_process_forgets_them():
     known = process()
-    far = known.at(LAW, THETA, Points(np.array([80.0]), np.array([80.0])))
+    points = Points(np.array([80.0]), np.array([0.0]))
+    far = known.at(LAW, THETA, points)
     assert abs(far.mean[0]) < 1e-6
-    assert far.variance[0] == pytest.approx(0.02**2, rel=1e-4)
+    expected = (0.02 * reducible_share(LAW, THETA, points)[0]) ** 2
+    assert far.variance[0] == pytest.approx(expected, rel=1e-4)
+
+
+def test_where_nothing_is_left_to_reduce_the_form_cannot_be_wrong():
+    near = process().at(LAW, THETA, Points(np.array([16.0]), np.array([10.0])))
+    done = process().at(LAW, THETA, Points(np.array([60.0]), np.array([60.0])))
+    assert done.variance[0] < 1e-3 * near.variance[0]
 
 
 def test_observations_of_one_trajectory_say_less_than_as_many_runs():

@@ -64,17 +64,13 @@ def test_leverages_sum_to_the_parameters_that_runs_decide():
 
 def test_steps_with_a_discrepancy_are_those_of_generalised_least_squares():
     """Rows of no consequence: with a trajectory's rows gone, the normal equations are solved."""
-    from analysis.discrepancy import correlation, noise_correlation
-
     table = runs(24, 5)
     fit = fit_law(table, law="chinchilla", bootstrap=20)
     problem, point, process = fit.problem, fit.point, fit.discrepancy
     assert process is not None
     gradient = problem.model(point.theta[None]).gradient[0]
     keep = problem.trajectory != 3
-    here = (problem.points.log_params[keep], problem.points.log_tokens[keep])
-    covariance = process.amplitude**2 * correlation(here, here, process.length)
-    covariance += process.sigma**2 * noise_correlation(here[1], problem.trajectory[keep])
+    covariance = process.covariance(fit.law, fit.theta)[np.ix_(keep, keep)]
     score = np.linalg.solve(covariance, gradient[:, keep].T).T
     information = score @ gradient[:, keep].T + np.diag(1.0 / problem.prior.spread**2)
     pull = score @ process.residual[keep]
