@@ -147,6 +147,8 @@ def calibrate(fit: "Fit") -> dict[str, Any]:
     return {
         "nominal": LEVEL,
         "measured": measured,
+        # Intervals are not scaled after the fact: the discrepancy was fitted with the law.
+        "inflation": 1.0,
         "splits": [vars(split) for split in splits],
         "reference": reference(fit.law.name, settings.discrepancy is not None),
     }

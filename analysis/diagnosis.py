@@ -4,6 +4,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from analysis.uncertainty import Estimate
+
 if TYPE_CHECKING:
     from analysis.fitting.result import Fit
 
@@ -21,11 +23,16 @@ _LEAST_LEARNED = 0.5
 
 
 def identified(fit: "Fit") -> dict[str, bool]:
-    """Return, for each parameter of the law, whether the runs decide it."""
+    """Return, for each parameter of the law, whether the runs decide it if the form is right.
+
+    That is a question to the runs: whether their sizes could tell parameters apart. How far the
+    form may be wrong is another, which the intervals answer.
+    """
     result = {}
+    widths = _relative_widths(fit)
     learned = fit.learned if fit.learned.size else np.ones(len(fit.law.parameters))
     for index, (name, kind) in enumerate(zip(fit.law.parameters, fit.law.kinds, strict=True)):
-        narrow = fit.parameters[name].relative_width <= _WIDEST[kind]
+        narrow = widths[index] <= _WIDEST[kind]
         free = not (fit.at_bound.size and fit.at_bound[index])
         # Only exponents and shapes mean the same before and after centring.
         told = kind in ("floor", "scale") or learned[index] > _LEAST_LEARNED
@@ -43,6 +50,18 @@ def identified(fit: "Fit") -> dict[str, bool]:
     return result
 
 
+def _relative_widths(fit: "Fit") -> list[float]:
+    """Return half the width of each parameter's interval in its logarithm, were the form right."""
+    if fit.discrepancy is None:
+        return [fit.parameters[name].relative_width for name in fit.law.parameters]
+    half = 1.645 * fit.form_spread
+    ends = (fit.law.natural(fit.theta - half), fit.law.natural(fit.theta + half))
+    return [
+        Estimate(value, low, high).relative_width
+        for value, low, high in zip(fit.law.natural(fit.theta), *ends, strict=True)
+    ]
+
+
 def _decades(fit: "Fit") -> float:
     low, high = fit.state.validity["flops"]
     return float(np.log10(high / low))
@@ -51,6 +70,12 @@ def _decades(fit: "Fit") -> float:
 def warnings(fit: "Fit") -> list[str]:
     """Return sentences that a reader must see before trusting the numbers."""
     result = list(fit.notes)
+    copies = int(fit.runs.astype("object").duplicated().sum())
+    if copies:
+        result.append(
+            f"{copies} rows equal another in every column, loss included: they were taken as "
+            "replicates; if they are copies, leave them out"
+        )
     params = np.log(fit.runs["params"].to_numpy(dtype=np.float64))
     tokens = np.log(fit.runs["tokens"].to_numpy(dtype=np.float64))
     sizes = len(np.unique(np.round(params, 2)))
@@ -78,7 +103,14 @@ def warnings(fit: "Fit") -> list[str]:
         )
     if fit.response.lr_fitted and not fit.identified["lr"]:
         result.append("the best learning rate is not identified: the prior decides it")
-    if fit.settings.law_prior:
+    if fit.discrepancy is not None:
+        evidence = fit.form_evidence
+        if evidence is not None and evidence.rejected:
+            result.append(
+                f"the runs speak against the five-parameter form, {evidence.total:.3g} to 1: the "
+                "intervals allow for that, a fit without the discrepancy would not"
+            )
+    elif fit.settings.law_prior:
         result.append(
             f"weak priors from published laws were used, since {len(fit.runs)} runs are few; "
             "priors='none' leaves them off"

@@ -72,7 +72,7 @@ def form_evidence(runs: pd.DataFrame) -> FormEvidence:
     Raises:
         RunTableError, FitError: no law can be fitted.
     """
-    fit = fit_law(runs, law="chinchilla", discrepancy="none", priors="weak", bootstrap=1)
+    fit = fit_law(runs, law="chinchilla", discrepancy="none", priors="weak", bootstrap=20)
     problem, point = fit.problem, fit.point
     assert problem is not None
     assert point is not None

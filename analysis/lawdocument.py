@@ -55,6 +55,7 @@ def law_document(fit: Fit) -> dict[str, Any]:
         },
         "calibration": fit.calibration,
         "discrepancy": _discrepancy(fit),
+        "form": None if fit.form_evidence is None else vars(fit.form_evidence),
         "validity": {name: list(bounds) for name, bounds in fit.state.validity.items()},
         "fit": {
             "objective": fit.objective,

@@ -92,7 +92,8 @@ def _discrepancy(document: Mapping[str, Any]) -> str:
         return ""
     return (
         f" What the law's form misses was fitted with it: {100 * process['amplitude']:.2g} % of "
-        "the reducible loss, far from any run."
+        "the reducible loss, far from any run. Priors from published laws hold both where the "
+        "runs say nothing."
     )
 
 

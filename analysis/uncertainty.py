@@ -83,12 +83,12 @@ def combined_interval(
 
     Args:
         value: the estimates, [...].
-        samples: of the bootstrap, [B, ...]; None: the interval is a normal one.
+        samples: of the bootstrap, [B, ...]; without any, the interval is a normal one.
         laplace_variance: from the curvature of the fit, [...].
         extra_variance: variance to add, such as the noise of one run, [...] or one for all.
     """
     wanted = np.sqrt(np.maximum(laplace_variance, 0.0))
-    if samples is None:
+    if samples is None or not len(samples):
         half = _NORMAL_QUANTILE * np.sqrt(wanted**2 + extra_variance)
         return value - half, value + half
     spread = samples.std(axis=0)

@@ -121,7 +121,7 @@ def fit_law(
         samples = posterior_draws(problem, mixed, settings, bootstrap, seed)
         chosen = _as_point(point, mixed)
         process = condition(problem, mixed, settings)
-        return _assemble(problem, chosen, samples, table, fit_settings, rejected, process)
+        return _assemble(problem, chosen, samples, table, fit_settings, rejected, point, process)
     draws = draw(problem, bootstrap, seed)
     resampled = refit(problem, point, draws)
     if verify:
@@ -189,16 +189,21 @@ def _assemble(
     table: pd.DataFrame,
     settings: FitSettings,
     rejected: dict[str, int],
+    alone: PointFit | None = None,
     process: Discrepancy | None = None,
 ) -> Fit:
-    """Undo the centring, and state the law at the best schedule."""
+    """Undo the centring, and state the law at the best schedule.
+
+    Args:
+        alone: the fit of the law alone where a discrepancy, `process`, was fitted too.
+    """
     p = problem.law_size
     to_law = np.zeros((p, problem.size))
     to_law[:, :p] = problem.law.centring(*problem.centre)
     response, best_offset = _response(problem, point.theta, samples)
     if best_offset is not None:
         to_law[:, best_offset] = problem.law.scale_direction()
-    spread = problem.prior.spread
+    plain = (alone or point).covariance
     return Fit(
         law=problem.law.located(*problem.centre),
         theta=to_law @ point.theta,
@@ -214,12 +219,13 @@ def _assemble(
         settings=settings,
         rejected=rejected,
         notes=problem.notes,
-        learned=1.0 - np.sqrt(np.diag(point.covariance)) / spread,
+        learned=1.0 - np.sqrt(np.diag(plain)) / problem.prior.spread,
         at_bound=_at_bound(problem, point.theta),
         global_check=point.global_check,
         problem=problem,
         point=point,
         discrepancy=process,
+        form_spread=np.sqrt(np.diag(to_law @ plain @ to_law.T)),
     )
 
 

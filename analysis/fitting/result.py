@@ -2,7 +2,7 @@
 
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -16,6 +16,9 @@ from analysis.laws.base import FloatArray, Law
 from analysis.laws.response import Response
 from analysis.state import LawState
 from analysis.uncertainty import Allocation, Estimate, Prediction
+
+if TYPE_CHECKING:
+    from analysis.gates import FormEvidence
 
 
 @dataclass(frozen=True)
@@ -56,12 +59,14 @@ class Fit:
         residuals: observed less predicted ln L with the response included, [R].
         rejected: rows left out, by status.
         notes: what was noticed while the fit was set up.
-        learned: share of each prior's spread that the runs removed, for theta and the response.
+        learned: share of each prior's spread that the runs removed, for theta and the response,
+            were the law's form right.
         at_bound: which of those sit at a bound.
         global_check: whether the optimum is the global one, as far as a second search can tell.
         problem: what was solved, in centred coordinates and with the response.
         point: its solution.
         discrepancy: what the law's form misses; None for a fit like published ones.
+        form_spread: standard deviations of theta were the law's form right, [P].
     """
 
     law: Law
@@ -84,6 +89,7 @@ class Fit:
     problem: Problem | None = field(default=None, repr=False)
     point: PointFit | None = field(default=None, repr=False)
     discrepancy: Discrepancy | None = field(default=None, repr=False)
+    form_spread: FloatArray = field(default_factory=lambda: np.zeros(0), repr=False)
 
     @cached_property
     def state(self) -> LawState:
@@ -131,6 +137,13 @@ class Fit:
         from analysis.calibration import calibrate
 
         return calibrate(self)
+
+    @cached_property
+    def form_evidence(self) -> "FormEvidence | None":
+        """Evidence of the runs against the five-parameter form; None for laws of repeated data."""
+        from analysis.gates import form_evidence
+
+        return None if self.law.needs_unique else form_evidence(self.runs)
 
     @property
     def standard_errors(self) -> dict[str, float]:

@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from analysis.gates import DECISIVE
 from analysis.units import format_quantity
 
 _FAR = 10.0
@@ -18,7 +19,20 @@ def search_lines(document: Mapping[str, Any]) -> list[str]:
         lines += [_global_sentence(check), ""]
     if not document["fit"]["converged"]:
         lines += ["The fit did not converge.", ""]
+    lines += _form_lines(document.get("form"))
     return lines + _influence_lines(document.get("influence"))
+
+
+def _form_lines(form: Mapping[str, Any] | None) -> list[str]:
+    if not form:
+        return []
+    return [
+        f"Evidence against the five-parameter form, as odds: {form['total']:.2g} (coupling, drift "
+        f"and offsets {form['directions']:.2g}; a break in compute {form['hinges']:.2g}; a smooth "
+        f"misfit {form['smooth']:.2g}). It is decisive from {DECISIVE:.0f}, however often it is "
+        "read.",
+        "",
+    ]
 
 
 def _influence_lines(influence: Mapping[str, Any] | None) -> list[str]:
@@ -31,8 +45,8 @@ def _influence_lines(influence: Mapping[str, Any] | None) -> list[str]:
         "1 the law without it lies at the edge of what its interval allows; far: beyond what one "
         "step from the fit can tell.",
         "",
-        "| run | N | D | observations | leverage | distance | best N | loss |",
-        "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
+        "| run | N | D | observations | distance | best N | loss |",
+        "| --- | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
     for run in influence["trajectories"]:
         size = ["" if run[k] is None else format_quantity(run[k]) for k in ("params", "tokens")]
@@ -41,7 +55,7 @@ def _influence_lines(influence: Mapping[str, Any] | None) -> list[str]:
         moved = ["far" if far else f"{100 * math.expm1(run[k]):+.2g} %" for k in _SHIFTS]
         lines.append(
             f"| {run['trajectory']} | {size[0]} | {size[1]} | {run['rows']:.0f} "
-            f"| {run['leverage']:.2g} | {run['distance']:.2g} | {moved[0]} | {moved[1]} |"
+            f"| {run['distance']:.2g} | {moved[0]} | {moved[1]} |"
         )
     return [*lines, ""]
 

@@ -26,6 +26,12 @@ def law_lines(document: Mapping[str, Any], state: LawState) -> list[str]:
             f"| {p['stderr']:.2g} | {yes} |"
         )
     lines.append("")
+    if document.get("discrepancy"):
+        lines += [
+            "Identified: decided by the runs if the law's form is right. The intervals allow for "
+            "it to be wrong.",
+            "",
+        ]
     about = centre(state)
     if about is not None:
         lines += [f"Stated about N_0 = {about[0]:.6g} and D_0 = {about[1]:.6g}.", ""]

@@ -161,10 +161,7 @@ def check_epochs(table: pd.DataFrame) -> None:
 
 
 def check_repeats(table: pd.DataFrame) -> None:
-    """Refuse one observation twice. Rows without ids may repeat: those are replicates.
-
-    Rows that are equal in every column, loss included, are copies rather than replicates.
-    """
+    """Refuse one observation twice. Rows without ids may repeat: those are replicates."""
     if "observation" in table:
         keys = table["observation"]
         named = keys.notna()
@@ -173,9 +170,8 @@ def check_repeats(table: pd.DataFrame) -> None:
         keys = table["trajectory"].astype(str) + "@" + table["tokens"].astype(str) + cooled
         named = table["trajectory"].notna()
     else:
-        keys, named = pd.Series("", index=table.index), pd.Series(False, index=table.index)
+        return
     wrong = (keys.duplicated(keep=False) & named).to_numpy()
-    wrong = wrong | table.astype("object").duplicated(keep=False).to_numpy()
     if wrong.any():
         raise RunTableError(
             f"the same observation stands more than once in {rows(table, wrong)}; keep one row "

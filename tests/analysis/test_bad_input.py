@@ -133,7 +133,6 @@ REFUSED = {
         2,
         r"every loss is above 30.*perplexity",
     ),
-    "copied rows": (pd.concat([good(), good().head(2)]), 2, r"rows 1, 2, 25, 26; keep one"),
     "text": (cell("loss", "good"), 2, r"'loss' must hold numbers.*row 3 \(such as 'good'\)"),
     "separators of thousands": (cell("tokens", "1,000,000"), 2, r"row 3.*write 1000000"),
     "decimal comma": (cell("loss", "3,21"), 2, r"row 3.*point as a point: 3\.21"),
@@ -252,3 +251,14 @@ def test_what_a_poor_table_does_not_identify_is_named(table, warning, parameter,
     page = capsys.readouterr().out
     assert "## Read this first" in page
     assert "**no**" in page
+
+
+def test_rows_without_names_that_repeat_are_replicates_and_copies_are_pointed_out(
+    tmp_path, capsys
+):
+    path = tmp_path / "runs.csv"
+    pd.concat([good(), good().head(2)]).to_csv(path, index=False)
+    assert main(["fit", str(path), "--bootstrap", "50", "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document["runs"]["count"] == len(good()) + 2
+    assert any("2 rows equal another in every column" in w for w in document["warnings"])

@@ -87,7 +87,7 @@ def test_the_page_states_law_intervals_warnings_and_optimum(fit):
     for heading in ("## The law and", "## Compute-optimal training", "## Cross-check: IsoFLOP"):
         assert heading in page
     assert "| 1e+15 |" in page
-    assert "Weak priors from published laws" in page
+    assert "Priors from published laws" in page
     for name, yes in fit.identified.items():
         row = next(line for line in page.splitlines() if line.startswith(f"| {name} |"))
         assert row.endswith("| yes |" if yes else "| **no** |")
