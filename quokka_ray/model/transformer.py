@@ -1,16 +1,18 @@
-"""The denoiser: a bidirectional transformer that sees masked text and guesses what was there.
+"""The denoiser: a bidirectional transformer that sees noisy text and guesses what was there.
 
 After Quokka's appendix A: rotary positions, RMSNorm before each sub-layer, gated feed-forward
-(SwiGLU), normalised queries and keys, no biases, tied embeddings. It is not told the noise level,
-since the mask tokens tell it. The options that make models of a few thousand parameters train
-are those of `ModelConfig`: normalised embeddings, a short depthwise convolution before attention,
-output projections that start at zero.
+(SwiGLU), normalised queries and keys, no biases, tied embeddings. It is not told the noise level
+where mask tokens tell it; `time_conditioning` adds the time for other noise. With `causal` the
+same module is the autoregressive baseline. The options that make models of a few thousand
+parameters train are those of `ModelConfig`: normalised embeddings, a short depthwise convolution
+before attention, output projections that start at zero.
 """
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from quokka_ray.model.time_conditioning import TimeConditioning
 from quokka_ray.study.config import ModelConfig
 from quokka_ray.study.trajectory import Shape
 
@@ -33,11 +35,15 @@ def rotate(x: Tensor, table: Tensor) -> Tensor:
 
 
 class DepthwiseConv(nn.Module):
-    """A centred convolution along the sequence, one filter per channel, zeros at the ends."""
+    """A convolution along the sequence, one filter per channel, zeros at the ends.
 
-    def __init__(self, channels: int, width: int) -> None:
+    Centred on its position, or, causal, ending there.
+    """
+
+    def __init__(self, channels: int, width: int, causal: bool = False) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.empty(channels, width))
+        self.before = width - 1 if causal else width // 2
 
     def forward(self, x: Tensor) -> Tensor:
         """Map x [B, T, d] to the same shape."""
@@ -46,18 +52,31 @@ class DepthwiseConv(nn.Module):
         channels, width = self.weight.shape
         image = x.unsqueeze(1).permute(0, 3, 1, 2)
         filters = self.weight.view(channels, 1, 1, width).to(x.dtype)
-        out = functional.conv2d(image, filters, padding=(0, width // 2), groups=channels)
-        return out.permute(0, 2, 3, 1).squeeze(1)
+        out = functional.conv2d(image, filters, padding=(0, self.before), groups=channels)
+        out = out.permute(0, 2, 3, 1).squeeze(1)
+        # A causal filter is padded on both sides, and what lies after the end is dropped.
+        return out if out.shape == x.shape else out[:, : x.shape[1]]
+
+    @torch.no_grad()
+    def start_as_identity(self) -> None:
+        """Set the tap of the position itself to 1 and the others to 0."""
+        self.weight.zero_()
+        self.weight[:, self.before] = 1.0
 
 
 class Attention(nn.Module):
-    """Bidirectional multi-head attention with rotary positions."""
+    """Multi-head attention with rotary positions: bidirectional, or causal."""
 
     def __init__(self, shape: Shape, model: ModelConfig) -> None:
         super().__init__()
         inner = shape.heads * model.head_dim
         self.head_dim = model.head_dim
-        self.conv = DepthwiseConv(shape.d_model, model.conv_width) if model.conv_width else None
+        self.causal = bool(model.causal)
+        self.conv = (
+            DepthwiseConv(shape.d_model, model.conv_width, self.causal)
+            if model.conv_width
+            else None
+        )
         self.qkv = nn.Linear(shape.d_model, 3 * inner, bias=False)
         self.out = nn.Linear(inner, shape.d_model, bias=False)
         # One gain for queries and one for keys, shared by the heads: [2, 1, head_dim].
@@ -77,7 +96,7 @@ class Attention(nn.Module):
         qk = rotate(qk, table)
         query, key = qk.permute(2, 0, 3, 1, 4).unbind(0)
         mixed = functional.scaled_dot_product_attention(
-            query, key, value.squeeze(2).transpose(1, 2)
+            query, key, value.squeeze(2).transpose(1, 2), is_causal=self.causal
         )
         return self.out(mixed.transpose(1, 2).flatten(2))
 
@@ -134,6 +153,10 @@ class DiffusionTransformer(nn.Module):
         self.final_norm = nn.RMSNorm(shape.d_model, eps=model.norm_eps)
         table = rotary_table(model.seq_len, model.head_dim, model.rope_base)
         self.register_buffer("rotary", table, persistent=False)
+        # Registered last: the parameters before it start alike with and without it.
+        self.time_conditioning = (
+            TimeConditioning(shape.d_model) if model.time_conditioning else None
+        )
 
     @torch.no_grad()
     def initialise(self, model: ModelConfig, seed: int) -> None:
@@ -144,30 +167,52 @@ class DiffusionTransformer(nn.Module):
         | embedding, also the head                | normal, `init_std`                          |
         | qkv, gate_up                            | normal, `init_std`                          |
         | out, down (what writes to the stream)   | normal, `init_std`; `zero_init_residual`: 0 |
-        | convolution                             | identity: 1 in the middle, 0 beside it      |
+        | convolution                             | identity: 1 at the position, 0 beside it    |
         | norms, query and key gains              | 1                                           |
+        | time's first layer                      | normal, 1 / sqrt(its 32 inputs)             |
+        | time's second layer                     | 0                                           |
         """
         generator = torch.Generator().manual_seed(seed)
         for name, parameter in self.named_parameters():
+            owner = self.get_submodule(name.rpartition(".")[0])
             if "norm" in name or "qk_gain" in name:
                 parameter.fill_(1.0)
-            elif "conv" in name:
+            elif isinstance(owner, DepthwiseConv):
+                owner.start_as_identity()
+            elif name == "time_conditioning.leave.weight":
                 parameter.zero_()
-                parameter[:, parameter.shape[1] // 2] = 1.0
+            elif name == "time_conditioning.enter.weight":
+                start = torch.randn(parameter.shape, generator=generator)
+                parameter.copy_(start * parameter.shape[1] ** -0.5)
             elif model.zero_init_residual and name.endswith(("out.weight", "down.weight")):
                 parameter.zero_()
             else:
                 start = torch.randn(parameter.shape, generator=generator)
                 parameter.copy_(start * model.init_std)
 
-    def forward(self, tokens: Tensor) -> Tensor:
-        """Map tokens [B, T], masked positions holding `mask_id`, to hidden states [B, T, d].
+    def forward(self, tokens: Tensor, time: Tensor | None = None) -> Tensor:
+        """Map noisy tokens to hidden states.
 
-        T may be anything up to the family's sequence length.
+        Args:
+            tokens: int64 [B, T], masked positions holding `mask_id`; T may be anything up to the
+                family's sequence length. On the model's device.
+            time: floating [B] in [0, 1], the noise level of each row, on the same device. A model
+                without time conditioning takes no notice of it.
+
+        Returns:
+            [B, T, d], float32 or the type that autocast chose. Causal: position i depends on
+            tokens 0..i, so it is the state that predicts token i + 1.
+
+        Raises:
+            ValueError: The model is conditioned on time and none is given.
         """
         x = self.embedding(tokens)
         if self.embedding_norm is not None:
             x = self.embedding_norm(x)
+        if self.time_conditioning is not None:
+            if time is None:
+                raise ValueError("this model is conditioned on time; call model(tokens, time)")
+            x = x + self.time_conditioning(time)
         table = self.rotary[: tokens.shape[1]]
         for block in self.blocks:
             x = block(x, table)

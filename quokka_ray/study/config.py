@@ -141,6 +141,12 @@ class ModelConfig(Section):
     """Output projections of attention and feed-forward start at zero; else at 0.02 as the rest."""
     init_std: float = Field(default=0.02, gt=0)
     norm_eps: float = Field(default=1e-6, gt=0)
+    causal: bool | None = None
+    """Attention to earlier positions only, the autoregressive baseline; unset: what the kernel
+    needs, and not causal where nobody decides."""
+    time_conditioning: bool | None = None
+    """The noise level t as an input; unset: what the kernel needs, and no input where nobody
+    decides."""
 
     @model_validator(mode="after")
     def _convolution_is_centred(self) -> Self:

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from quokka_ray.model.shapes import make_shape
+from quokka_ray.model.time_conditioning import FEATURES, time_features
 from quokka_ray.model.transformer import DiffusionTransformer, rotary_table, rotate
 from quokka_ray.study.config import ModelConfig
 
@@ -97,3 +98,51 @@ def test_half_precision_keeps_its_logits_in_float32_and_near():
         half = module.logits(module(tokens).flatten(0, 1))
     assert half.dtype == torch.float32
     assert (half - full).abs().max() < 0.05 * full.abs().max()
+
+
+@pytest.mark.parametrize("model", [PLAIN, RICH, RICH.model_copy(update={"conv_width": 5})])
+def test_a_causal_model_sees_no_later_token_and_every_earlier_one(model):
+    module = build(model.model_copy(update={"causal": True}))
+    tokens = torch.randint(11, (1, 32))
+    hidden = module(tokens)
+    changed = tokens.clone()
+    changed[0, 20] = (changed[0, 20] + 1) % 11
+    difference = (module(changed) - hidden).abs().amax(-1)[0]
+    assert (difference[:20] == 0).all()
+    assert (difference[20:] > 0).all()
+
+
+def test_a_causal_prefix_gives_the_states_of_the_whole():
+    module = build(RICH.model_copy(update={"causal": True}))
+    tokens = torch.randint(11, (2, 32))
+    torch.testing.assert_close(module(tokens[:, :9]), module(tokens)[:, :9])
+
+
+TIMED = RICH.model_copy(update={"time_conditioning": True})
+
+
+def test_an_untrained_model_takes_no_notice_of_time_and_a_trained_one_does():
+    module, untold = build(TIMED), build(RICH)
+    tokens = torch.randint(11, (2, 32))
+    early, late = torch.tensor([0.1, 0.1]), torch.tensor([0.1, 0.9], dtype=torch.float64)
+    assert torch.equal(module(tokens, early), module(tokens, late))
+    assert torch.equal(module(tokens, early), untold(tokens, late))
+    module.logits(module(tokens, late).flatten(0, 1)).square().sum().backward()
+    gradient = module.time_conditioning.leave.weight.grad
+    with torch.no_grad():
+        module.time_conditioning.leave.weight.sub_(gradient, alpha=0.1 / gradient.abs().max())
+    difference = (module(tokens, early) - module(tokens, late)).abs().amax((1, 2))
+    assert difference[0] == 0
+    assert difference[1] > 1e-3
+
+
+def test_a_time_that_is_needed_and_missing_is_an_error():
+    with pytest.raises(ValueError, match="conditioned on time"):
+        build(TIMED)(torch.zeros(1, 4, dtype=torch.int64))
+
+
+def test_times_a_thousandth_apart_are_told_apart():
+    features = time_features(torch.linspace(0, 1, 1001))
+    assert features.shape == (1001, FEATURES)
+    assert features.abs().max() <= 1
+    assert torch.cdist(features, features).fill_diagonal_(9).min() > 0.3
