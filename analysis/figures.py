@@ -36,6 +36,8 @@ from analysis.runs import unique_tokens_of
 from analysis.state import LawState
 from analysis.units import format_quantity
 
+_MOST_LABELS = 9
+
 
 def isoflop_figure(fit: Fit | LawState, runs: pd.DataFrame | None = None) -> Figure:
     """Draw loss against N, a colour for each budget, with the law's curves and both minima.
@@ -70,6 +72,8 @@ def isoflop_figure(fit: Fit | LawState, runs: pd.DataFrame | None = None) -> Fig
             alpha=0.45,
         )
     )
+    # With many budgets the colour bar tells them apart, and labels would hide the curves.
+    named = iso.minima.sort_values("runs", kind="stable").index[-_MOST_LABELS:]
     for number, row in iso.minima.iterrows():
         members = iso.group == number
         colour = shade(np.array([row["flops"]]))[0]
@@ -78,6 +82,8 @@ def isoflop_figure(fit: Fit | LawState, runs: pd.DataFrame | None = None) -> Fig
         x = np.linspace(reach.min() - 0.25, reach.max() + 0.25, 120)
         curve = state.predict(np.exp(x), row["flops"] / 6.0 / np.exp(x)).value
         axes.plot(np.exp(x), curve, color=colour, lw=1.4, zorder=2)
+        if number not in named:
+            continue
         axes.annotate(
             f"{row['flops']:.2g}".replace("e+", "e"),
             (float(np.exp(x[-1])), float(curve[-1])),
@@ -105,10 +111,16 @@ def isoflop_figure(fit: Fit | LawState, runs: pd.DataFrame | None = None) -> Fig
 
 def _draw_minima(axes: Axes, state: LawState, iso: IsoFlop, flops: FloatArray) -> None:
     """Mark the parabolas' minima, and draw the law's own minimum across all budgets."""
-    work = np.geomspace(flops.min() * 0.8, flops.max() * 1.25, 60)
-    log_params, log_tokens = state.law.optimum(state.theta, work)
-    best = state.predict(np.exp(log_params), np.exp(log_tokens)).value
-    axes.plot(np.exp(log_params), best, color=INK, lw=1.3, ls=(0, (5, 3)), label="law's optimum")
+    work = np.geomspace(flops.min() * 0.8, flops.max() * 1.25, 40)
+    best = [state.optimum(float(c)) for c in work]
+    axes.plot(
+        [b.params.value for b in best],
+        [b.loss.value for b in best],
+        color=INK,
+        lw=1.3,
+        ls=(0, (5, 3)),
+        label="law's optimum",
+    )
     seen = iso.minima[iso.minima["both_arms"].astype(bool)]
     if len(seen):
         axes.scatter(
