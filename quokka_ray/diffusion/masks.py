@@ -1,10 +1,15 @@
-"""Which tokens are masked: exact counts in antithetic pairs.
+"""Which tokens are masked: exact counts in antithetic pairs, or each token by itself.
 
 Substituting the mask rate for time, the ELBO of masked diffusion does not depend on the schedule.
 Drawing the number k of masked tokens uniformly from 1..L and weighting by L / k is an unbiased
 estimator of it without any cut-off near t = 0. Rows come in pairs with k and L + 1 - k masked
 tokens, so that every batch of B rows has exactly B (L + 1) / 2: the head's rows have a static
 shape, and the batch's noise level is balanced.
+
+A noise schedule other than the linear one is another density of mask rates. Counts are then drawn
+with the probabilities P(k) that it gives to the rates between (k - 1) / L and k / L, in pairs of
+opposite quantiles, and weighted by 1 / (k P(k)): unbiased as well, but the batch's total is no
+longer fixed.
 
 Masks are drawn on the CPU from Philox generators whose counter is the step: they depend on the
 seed and the step alone, not on what was drawn before, on the device, or on how a batch is split.
@@ -13,6 +18,9 @@ seed and the step alone, not on what was drawn before, on the device, or on how 
 from dataclasses import dataclass
 
 import numpy as np
+
+from quokka_ray.diffusion.schedules import NoiseSchedule
+from quokka_ray.diffusion.times import antithetic
 
 TRAINING, VALIDATION = 1, 2
 """Purposes of a stream: two purposes never share random numbers under one seed."""
@@ -71,6 +79,49 @@ def antithetic_masks(seed: int, step: int, batch: int, seq_len: int) -> Masks:
     counts[0::2] = np.minimum(1 + (rate * seq_len).astype(np.int64), (seq_len + 1) // 2)
     counts[1::2] = seq_len + 1 - counts[0::2]
     return place(generator, counts, seq_len)
+
+
+def count_probabilities(schedule: NoiseSchedule, seq_len: int) -> np.ndarray:
+    """Return float64 [L]: the probability of k = 1..L masked tokens under a noise schedule.
+
+    P(k) is the time that the schedule spends at mask rates from (k - 1) / L to k / L. A schedule
+    that leaves out the lowest or highest rates would never draw some counts, and no weight makes
+    up for that: then a hundredth of the draws is spread over all of them.
+    """
+    edges = schedule.inverse(np.arange(1, seq_len) / seq_len)
+    edges = np.concatenate(([0.0], np.clip(edges, 0.0, 1.0), [1.0]))
+    probabilities = np.diff(edges)
+    if (probabilities <= 0).any():
+        probabilities = 0.99 * probabilities + 0.01 / seq_len
+    return probabilities / probabilities.sum()
+
+
+def scheduled_masks(seed: int, step: int, batch: int, probabilities: np.ndarray) -> Masks:
+    """Draw the training masks of one step, counts k = 1..L having `probabilities` (float64 [L]).
+
+    Rows 2p and 2p + 1 take opposite quantiles of the counts, stratified over the pairs.
+    """
+    generator = stream(seed, TRAINING, step)
+    quantiles = antithetic(generator, batch)
+    counts = 1 + np.searchsorted(probabilities.cumsum(), quantiles, side="right")
+    return place(generator, np.minimum(counts, len(probabilities)), len(probabilities))
+
+
+def independent_masks(generator: np.random.Generator, rates: np.ndarray, seq_len: int) -> Masks:
+    """Mask each token of row i by itself with probability `rates[i]` (float64 [B]).
+
+    A row may be left without a mask.
+    """
+    masked = generator.random((len(rates), seq_len)) < rates[:, None]
+    return Masks(masked.sum(1), masked.ravel().nonzero()[0])
+
+
+def at_least_one(generator: np.random.Generator, masks: Masks, seq_len: int) -> Masks:
+    """Return `masks` with one token, drawn uniformly, masked in each row that has none."""
+    empty = (masks.counts == 0).nonzero()[0]
+    added = empty * seq_len + generator.integers(0, seq_len, len(empty))
+    flat = np.sort(np.concatenate((masks.flat, added)))
+    return Masks(np.maximum(masks.counts, 1), flat)
 
 
 def validation_masks(seed: int, sequences: int, draws: int, seq_len: int) -> list[Masks]:

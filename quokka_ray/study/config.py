@@ -8,40 +8,14 @@ section as an argument.
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
-from analysis.units import parse_quantity
-
-
-def _quantity(value: Any) -> float:
-    # A TypeError would leave pydantic as it is, without the key that it belongs to.
-    if not isinstance(value, (str, int, float)):
-        raise ValueError(f"{value!r} is not a quantity; write a number such as 300M or 1e18")
-    return parse_quantity(value)
-
-
-def _count(value: Any) -> int:
-    number = _quantity(value)
-    if number != round(number):
-        raise ValueError(f"{value!r} is not a whole number")
-    return int(number)
-
-
-Quantity = Annotated[float, BeforeValidator(_quantity)]
-"""A number that may carry a unit in the file: `1e18`, `300M`."""
-
-Count = Annotated[int, BeforeValidator(_count)]
-"""A whole number that may carry a unit in the file: `20B`, `8k`."""
+from quokka_ray.study.diffusion import DiffusionConfig as DiffusionConfig
+from quokka_ray.study.section import Count as Count
+from quokka_ray.study.section import Quantity as Quantity
+from quokka_ray.study.section import Section as Section
 
 LRScheduleName = Literal["wsd", "cosine", "constant"]
-
-
-class Section(BaseModel):
-    """Base of all sections: immutable, and unknown keys are errors."""
-
-    model_config = ConfigDict(
-        extra="forbid", frozen=True, protected_namespaces=(), allow_inf_nan=False
-    )
 
 
 class Range(Section):
@@ -126,9 +100,12 @@ class CorpusConfig(Section):
 class ModelConfig(Section):
     """The family of models: what all sizes of a study share. `model/shapes.py` makes sizes."""
 
+    family: Literal["ladder", "quokka"] = "ladder"
+    """The sizes: a smooth ladder of widths and depths, or the 55 of the paper's table, which have
+    head widths of their own and take no notice of `head_dim` and `ffn_multiple`."""
     seq_len: int = Field(default=2048, ge=2)
     head_dim: int = Field(default=64, ge=2, multiple_of=2)
-    """Width of one attention head; every width of the family is a multiple of it."""
+    """Width of one attention head; every width of the ladder is a multiple of it."""
     ffn_multiple: int = Field(default=64, ge=1)
     """The gated width is 8/3 of the model width, rounded to a multiple of this."""
     rope_base: float = Field(default=10_000.0, gt=1)
@@ -147,22 +124,16 @@ class ModelConfig(Section):
     time_conditioning: bool | None = None
     """The noise level t as an input; unset: what the kernel needs, and no input where nobody
     decides."""
+    document_attention: Literal["across", "within"] = "across"
+    """Whether a position attends to other documents of its window: `within` keeps attention and
+    convolution between visible ends of documents. A document's end that noise hides joins it to
+    the next, so that the model is told nothing of hidden tokens."""
 
     @model_validator(mode="after")
     def _convolution_is_centred(self) -> Self:
         if self.conv_width and self.conv_width % 2 == 0:
             raise ValueError(f"conv_width must be odd or 0, not {self.conv_width}")
         return self
-
-
-class DiffusionConfig(Section):
-    """Noise and objective."""
-
-    kernel: Literal["mask"] = "mask"
-    noise_schedule: Literal["linear"] = "linear"
-    objective: Literal["elbo"] = "elbo"
-    weight_power: float = Field(default=1.0, ge=0, le=1)
-    """The training weight is (L/k) ** weight_power; 1 is the ELBO. Validation always uses 1."""
 
 
 class TrainingConfig(Section):
@@ -179,6 +150,13 @@ class TrainingConfig(Section):
     beta2: float = Field(default=0.95, ge=0, lt=1)
     eps: float = Field(default=1e-8, gt=0)
     weight_decay: float = Field(default=0.1, ge=0)
+    transfer: Literal["none", "mup", "completep"] = "none"
+    """What changes with width and depth, so that lr, weight_decay and eps found at one size hold
+    at others (`model/transfer.py`): nothing; muP, width alone; CompleteP, width and depth."""
+    transfer_base_width: int = Field(default=256, ge=1)
+    """Width at which `transfer` changes nothing: where lr, weight_decay and eps are stated."""
+    transfer_base_layers: int = Field(default=4, ge=1)
+    """Depth at which `transfer` changes nothing."""
     grad_clip: float = Field(default=1.0, gt=0)
     batch_sequences: int = Field(default=256, ge=2, multiple_of=2)
     """Sequences of one optimiser step; even, because masks come in antithetic pairs."""
@@ -278,6 +256,33 @@ class ResourcesConfig(Section):
     """Ray cluster to run on: `local` starts one on this machine, `auto` joins the running one."""
 
 
+def fit_to_kernel(model: ModelConfig, diffusion: DiffusionConfig) -> ModelConfig:
+    """Return `model` with what it leaves to the kernel decided: causal and time_conditioning.
+
+    Raises:
+        ValueError: `model` decides against what the kernel needs.
+    """
+    autoregressive = diffusion.kernel == "none"
+    if model.causal is not None and model.causal != autoregressive:
+        kind, needed = ("causal", "none") if model.causal else ("bidirectional", "mask")
+        raise ValueError(
+            f"model.causal is {str(model.causal).lower()} and diffusion.kernel is "
+            f"{diffusion.kernel!r}: leave model.causal out, or, for a {kind} model, set "
+            f"diffusion.kernel to {needed}"
+        )
+    if model.time_conditioning and not diffusion.needs_time:
+        raise ValueError(
+            f"diffusion.kernel {diffusion.kernel!r} has no use for model.time_conditioning: "
+            "leave it out"
+        )
+    changes = {}
+    if autoregressive and model.causal is None:
+        changes["causal"] = True
+    if diffusion.needs_time and model.time_conditioning is None:
+        changes["time_conditioning"] = True
+    return model.model_copy(update=changes) if changes else model
+
+
 class StudyConfig(Section):
     """A study: one search with its ledger."""
 
@@ -294,6 +299,12 @@ class StudyConfig(Section):
     target: TargetConfig
     law: LawConfig = LawConfig()
     resources: ResourcesConfig = ResourcesConfig()
+
+    @model_validator(mode="after")
+    def _model_fits_the_kernel(self) -> Self:
+        # Filled in before anyone sees the section: prices and shapes depend on it.
+        self.__dict__["model"] = fit_to_kernel(self.model, self.diffusion)
+        return self
 
     @model_validator(mode="after")
     def _runs_compare(self) -> Self:
