@@ -18,6 +18,7 @@ settings chosen on the others: `benchmarks/coverage.py`, `docs/decisions.md`.
 """
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -122,62 +123,76 @@ class Discrepancy:
         total += self.sigma**2 * noise_correlation(self.log_tokens, self.trajectory)
         return total
 
-    def at(self, law: Law, theta: FloatArray, points: Points) -> Kriged:
-        """Return the process at `points` [S], with `law` at its estimate `theta` [P]."""
-        if not self.residual.size:
-            return self._unconditional(law, theta, points)
-        there = (points.log_params, points.log_tokens)
-        share = self.amplitude * reducible_share(law, theta, points)
-        cross = correlation(there, (self.log_params, self.log_tokens), self.length)
-        return self._conditional(law, theta, share[:, None] * cross, share**2)
+    def given(self, law: Law, theta: FloatArray) -> "Misfit":
+        """Return the process about `law` at its estimate `theta` [P], ready to be asked."""
+        return Misfit(self, law, theta)
 
-    def slope_on_budget(self, law: Law, theta: FloatArray, points: Points) -> Kriged:
+
+@dataclass(frozen=True)
+class Misfit:
+    """The process about one law: what is solved once and asked often."""
+
+    known: Discrepancy
+    law: Law
+    theta: FloatArray
+
+    def at(self, points: Points) -> Kriged:
+        """Return the process at `points`, [S]."""
+        share = self._amplitude(points)
+        there = (points.log_params, points.log_tokens)
+        cross = correlation(
+            there, (self.known.log_params, self.known.log_tokens), self.known.length
+        )
+        return self._conditional(share[:, None] * cross, share**2)
+
+    def slope_on_budget(self, points: Points) -> Kriged:
         """Return the process's derivative in ln N at fixed N D, at `points`, as `at` does.
 
         The share changes little along a budget near its optimum, where the loss is flat.
         """
-        if not self.residual.size:
-            return self._unconditional(law, theta, points, 2.0 * self._rate**2 / 3.0)
-        share = self.amplitude * reducible_share(law, theta, points)
-        x = points.log_params[:, None] - self.log_params
-        z = points.log_tokens[:, None] - self.log_tokens
-        distance = self._rate * np.sqrt(x * x + z * z)
+        share = self._amplitude(points)
+        rate = float(np.sqrt(5.0)) / self.known.length
+        x = points.log_params[:, None] - self.known.log_params
+        z = points.log_tokens[:, None] - self.known.log_tokens
+        distance = rate * np.sqrt(x * x + z * z)
         # d/ds of the correlation along (+1, -1): -(rate^2 / 3)(1 + r) e^-r (x - z).
-        cross = -(self._rate**2) / 3.0 * (1.0 + distance) * np.exp(-distance) * (x - z)
-        return self._conditional(
-            law, theta, share[:, None] * cross, 2.0 * share**2 * self._rate**2 / 3.0
-        )
+        cross = -(rate**2) / 3.0 * (1.0 + distance) * np.exp(-distance) * (x - z)
+        return self._conditional(share[:, None] * cross, 2.0 * share**2 * rate**2 / 3.0)
 
-    @property
-    def _rate(self) -> float:
-        return float(np.sqrt(5.0)) / self.length
+    def _amplitude(self, points: Points) -> FloatArray:
+        return self.known.amplitude * reducible_share(self.law, self.theta, points)
 
-    def _unconditional(
-        self, law: Law, theta: FloatArray, points: Points, factor: float = 1.0
-    ) -> Kriged:
-        variance = factor * (self.amplitude * reducible_share(law, theta, points)) ** 2
-        return Kriged(np.zeros_like(variance), variance, np.zeros((variance.size, theta.size)))
+    @cached_property
+    def _runs(self) -> Points:
+        return Points(self.known.log_params, self.known.log_tokens)
 
-    def _conditional(
-        self, law: Law, theta: FloatArray, cross: FloatArray, variance: FloatArray
-    ) -> Kriged:
+    @cached_property
+    def _factor(self) -> tuple[FloatArray, bool]:
+        total = self.known.covariance(self.law, self.theta)
+        if self.known.nuisance.size:
+            total += self.known.nuisance @ self.known.nuisance.T
+        factor: tuple[FloatArray, bool] = cho_factor(total, lower=True)
+        return factor
+
+    @cached_property
+    def _gradient(self) -> FloatArray:
+        return self.law.gradient(self.theta, self._runs)
+
+    def _conditional(self, cross: FloatArray, variance: FloatArray) -> Kriged:
         """Return the process given the runs.
 
         Args:
-            law, theta: the law at its estimate.
             cross: covariance with the runs, but for the runs' own amplitudes, [S, R].
             variance: before the runs are known, [S].
         """
-        runs = Points(self.log_params, self.log_tokens)
-        cross = cross * self.amplitude * reducible_share(law, theta, runs)
-        total = self.covariance(law, theta)
-        if self.nuisance.size:
-            total += self.nuisance @ self.nuisance.T
-        factor = cho_factor(total, lower=True)
-        solved = np.asarray(cho_solve(factor, cross.T)).T
+        if not self.known.residual.size:
+            nothing = np.zeros((variance.size, self.theta.size))
+            return Kriged(np.zeros_like(variance), variance, nothing)
+        cross = cross * self._amplitude(self._runs)
+        solved = np.asarray(cho_solve(self._factor, cross.T)).T
         explained = np.einsum("sr,sr->s", solved, cross)
         return Kriged(
-            solved @ self.residual,
+            solved @ self.known.residual,
             np.maximum(variance - explained, 0.0),
-            solved @ law.gradient(theta, runs),
+            solved @ self._gradient,
         )

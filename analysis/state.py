@@ -6,7 +6,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import ArrayLike
 
-from analysis.discrepancy import Discrepancy
+from analysis.discrepancy import Discrepancy, Misfit
 from analysis.laws.base import FloatArray, Law, Points
 from analysis.laws.response import Response
 from analysis.uncertainty import Allocation, Estimate, Prediction, combined_interval
@@ -66,10 +66,10 @@ class LawState:
         value = self.law.log_loss(self.theta, points)
         gradient = self.law.gradient(self.theta, points)
         sampled, beside = None, np.zeros_like(value)
-        if self.discrepancy is None:
+        if self._misfit is None:
             sampled = self.law.log_loss(self.samples, points)
         else:
-            found = self.discrepancy.at(self.law, self.theta, points)
+            found = self._misfit.at(points)
             value = value + found.mean
             gradient = gradient - found.pull
             beside = found.variance
@@ -100,7 +100,7 @@ class LawState:
         log_loss = self.law.log_loss(self.theta, there)[0]
         drawn_params = drawn_tokens = drawn_loss = None
         beside_params = beside_loss = 0.0
-        if self.discrepancy is None:
+        if self._misfit is None:
             drawn_params, drawn_tokens = self.law.optimum(self.samples, flops, unique)
             # Each resample is judged at its own optimum: the loss that its planner would reach.
             own = _points(drawn_params[:, None], drawn_tokens[:, None], unique)
@@ -108,7 +108,7 @@ class LawState:
         else:
             # To first order the optimum moves by -slope / bend when delta tilts the budget's U.
             bend = self._bend(there)
-            slope = self.discrepancy.slope_on_budget(self.law, self.theta, there)
+            slope = self._misfit.slope_on_budget(there)
             shift = float(np.clip(-slope.mean[0] / bend, -_LARGEST_SHIFT, _LARGEST_SHIFT))
             log_params, log_tokens = log_params + shift, log_tokens - shift
             of_params = of_params + slope.pull[0] / bend
@@ -116,7 +116,7 @@ class LawState:
             if bend <= _FLAT:
                 # No U to have a bottom: the search's edge is not an answer.
                 beside_params = _UNKNOWN**2
-            level = self.discrepancy.at(self.law, self.theta, there)
+            level = self._misfit.at(there)
             log_loss = log_loss + level.mean[0]
             of_loss = of_loss - level.pull[0]
             beside_loss = float(level.variance[0])
@@ -129,6 +129,10 @@ class LawState:
             loss=_estimate(log_loss, drawn_loss, loss_variance, beside_loss),
             extrapolation_decades=float(self.decades_beyond("flops", flops)),
         )
+
+    @cached_property
+    def _misfit(self) -> Misfit | None:
+        return None if self.discrepancy is None else self.discrepancy.given(self.law, self.theta)
 
     def _bend(self, there: Points) -> float:
         """Return the second derivative of ln L in ln N at fixed N D, at one point."""

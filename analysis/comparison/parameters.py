@@ -3,7 +3,7 @@
 from typing import Any
 
 import numpy as np
-from scipy import stats
+from scipy.special import chdtrc
 
 from analysis.comparison.numbers import NORMAL_QUANTILE
 from analysis.laws.base import FloatArray
@@ -62,7 +62,7 @@ def joint_test(first: LawState, second: LawState) -> dict[str, float] | None:
     scaled = apart / scale
     chi2 = float(scaled @ np.linalg.pinv(total / np.outer(scale, scale), rcond=1e-10) @ scaled)
     degrees = len(apart)
-    return {"chi2": chi2, "degrees": degrees, "p": float(stats.chi2.sf(chi2, degrees))}
+    return {"chi2": chi2, "degrees": degrees, "p": float(chdtrc(degrees, chi2))}
 
 
 def exponent(state: LawState, flops: float, unique_tokens: float | None) -> dict[str, float]:

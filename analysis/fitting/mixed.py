@@ -147,6 +147,9 @@ class _Basis:
         scale = reducible_share(problem.law, theta[: problem.law_size], points)
         smooth = scale[:, None] * correlation(here, here, length) * scale
         noise = noise_correlation(points.log_tokens, problem.trajectory)
+        if len(np.unique(problem.trajectory)) == len(noise):
+            share, vectors = np.linalg.eigh(smooth)
+            return cls(vectors.T, np.maximum(share, 0.0), noise)
         white = solve_triangular(cholesky(noise, lower=True), np.eye(len(noise)), lower=True)
         share, vectors = np.linalg.eigh(white @ smooth @ white.T)
         return cls(vectors.T @ white, np.maximum(share, 0.0), noise)

@@ -16,7 +16,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
-from scipy.stats import qmc
 
 from analysis.fitting.newton import minimise
 from analysis.formulas.code import compiled, expression, sympy_module
@@ -224,6 +223,8 @@ class FormulaLaw(Law):
         unique = None if points.log_unique is None else points.log_unique[rows]
         some = Points(points.log_params[rows], points.log_tokens[rows], unique)
         observed = log_loss[rows]
+        from scipy.stats import qmc  # half a second that other laws need not wait
+
         drawn = qmc.Sobol(len(box), scramble=True, seed=rng).random(_DRAWS)
         candidates = box[:, 0] + drawn * (box[:, 1] - box[:, 0])
         error = np.abs(observed - self.log_loss(candidates, some)).mean(axis=1)

@@ -41,7 +41,7 @@ def test_conditioning_equals_the_textbook_formula():
     total = np.outer(share, share) * correlation(here, here, 4.0) + 0.004**2 * np.eye(12)
     cross = np.outer(far, share) * correlation(there, here, 4.0)
     inverse = np.linalg.inv(total)
-    found = known.at(LAW, THETA, points)
+    found = known.given(LAW, THETA).at(points)
     np.testing.assert_allclose(found.mean, cross @ inverse @ known.residual, rtol=1e-6)
     variance = far**2 - np.einsum("sr,rq,sq->s", cross, inverse, cross)
     np.testing.assert_allclose(found.variance, variance, rtol=1e-5)
@@ -52,9 +52,9 @@ def test_conditioning_equals_the_textbook_formula():
 def test_the_slope_along_a_budget_is_the_means_difference():
     known = process()
     x, z, step = 19.3, 22.4, 1e-5
-    slope = known.slope_on_budget(LAW, THETA, Points(np.array([x]), np.array([z])))
-    around = known.at(
-        LAW, THETA, Points(np.array([x - step, x + step]), np.array([z + step, z - step]))
+    slope = known.given(LAW, THETA).slope_on_budget(Points(np.array([x]), np.array([z])))
+    around = known.given(LAW, THETA).at(
+        Points(np.array([x - step, x + step]), np.array([z + step, z - step]))
     )
     share = reducible_share(LAW, THETA, Points(np.full(3, x), np.full(3, z)))
     moved = reducible_share(
@@ -70,15 +70,15 @@ def test_the_slope_along_a_budget_is_the_means_difference():
 def test_far_from_runs_the_process_forgets_them():
     known = process()
     points = Points(np.array([80.0]), np.array([0.0]))
-    far = known.at(LAW, THETA, points)
+    far = known.given(LAW, THETA).at(points)
     assert abs(far.mean[0]) < 1e-6
     expected = (0.02 * reducible_share(LAW, THETA, points)[0]) ** 2
     assert far.variance[0] == pytest.approx(expected, rel=1e-4)
 
 
 def test_where_nothing_is_left_to_reduce_the_form_cannot_be_wrong():
-    near = process().at(LAW, THETA, Points(np.array([16.0]), np.array([10.0])))
-    done = process().at(LAW, THETA, Points(np.array([60.0]), np.array([60.0])))
+    near = process().given(LAW, THETA).at(Points(np.array([16.0]), np.array([10.0])))
+    done = process().given(LAW, THETA).at(Points(np.array([60.0]), np.array([60.0])))
     assert done.variance[0] < 1e-3 * near.variance[0]
 
 
@@ -86,7 +86,10 @@ def test_observations_of_one_trajectory_say_less_than_as_many_runs():
     there = Points(np.array([19.0]), np.array([22.0]))
     separate = process()
     together = process(trajectory=np.zeros(12, dtype=int))
-    assert together.at(LAW, THETA, there).variance[0] > separate.at(LAW, THETA, there).variance[0]
+    assert (
+        together.given(LAW, THETA).at(there).variance[0]
+        > separate.given(LAW, THETA).at(there).variance[0]
+    )
 
 
 def bent(runs: pd.DataFrame) -> pd.DataFrame:
