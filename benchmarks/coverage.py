@@ -21,6 +21,7 @@ import pandas as pd
 
 from analysis.calibration import HOLD_OUTS, cut
 from analysis.discrepancy import DiscrepancyPrior
+from analysis.errors import AnalysisError
 from analysis.fitting.fit import fit_law
 from analysis.runs import read_runs, validate_runs
 from analysis.uncertainty import LEVEL
@@ -266,9 +267,13 @@ def save(references: list[tuple[str, bool, pd.DataFrame]], path: Path) -> None:
     pd.DataFrame(rows).to_csv(path, index=False)
 
 
-def one_table(path: Path) -> None:
+def one_table(path: Path, columns: list[str]) -> None:
     """Print the default way and the plain law on one table."""
-    runs = validate_runs(read_runs(path))
+    try:
+        names = dict(column.split("=", 1) for column in columns)
+        runs = validate_runs(read_runs(path, names))
+    except (AnalysisError, ValueError) as error:
+        sys.exit(f"error: {error}")
     parts = list(splits(iter([("table", path.stem, runs)])))
     if not parts:
         sys.exit(f"{path}: too few runs to hold any out")
@@ -290,7 +295,7 @@ def main() -> None:
     )
     options = parser.parse_args()
     if options.table is not None:
-        one_table(options.table)
+        one_table(options.table, options.column)
     elif options.data.is_dir():
         report(options.data, options.write)
     else:
