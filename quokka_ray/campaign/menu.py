@@ -62,8 +62,10 @@ def price(shape: Shape, study: StudyConfig, vocab_size: int) -> Rung:
         shape=shape,
         params=count_params(shape, study.model, vocab_size),
         params_non_embedding=count_params_non_embedding(shape, study.model, vocab_size),
-        step_flops=training_flops(shape, study.model, vocab_size, step_tokens),
-        evaluation_flops=evaluation_flops(shape, study.model, vocab_size, study.evaluation),
+        step_flops=training_flops(shape, study.model, vocab_size, step_tokens, study.diffusion),
+        evaluation_flops=evaluation_flops(
+            shape, study.model, vocab_size, study.evaluation, study.diffusion
+        ),
         step_tokens=step_tokens,
     )
 
@@ -100,6 +102,11 @@ def plan_run(
         corpus_hash=corpus.hash,
         tokenizer=corpus.tokenizer_id,
         vocab_size=corpus.vocab_size,
+        end_of_document=(
+            corpus.tokenizer().end_of_document
+            if study.model.document_attention == "within"
+            else None
+        ),
         model=study.model,
         shape=rung.shape,
         diffusion=study.diffusion,

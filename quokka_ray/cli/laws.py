@@ -77,4 +77,4 @@ def add_shape(law: Path, answer: dict[str, Any]) -> None:
         answer["warnings"].append(f"no shape: {error}")
         return
     params = count_params(shape, model, vocab_size)
-    answer["shape"] = {"params": params, **shape.model_dump()}
+    answer["shape"] = {"params": params, **shape.model_dump(exclude_none=True)}

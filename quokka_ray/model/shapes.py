@@ -5,6 +5,9 @@ a head never changes. Two layers up to a width of about 140; then a layer for ev
 the aspect of published models of a hundred million parameters; beyond 1024 depth grows as
 width ** 0.6, which gives 18 layers at 1024, 27 at 2048 and 41 at 4096, near the sizes of
 Quokka's Table 6. As there, deeper versions of a width fill the gap before the next one.
+
+`model.family: quokka` takes the paper's own 55 sizes instead, from 7M to 15B parameters with its
+vocabulary.
 """
 
 import itertools
@@ -14,6 +17,7 @@ from functools import lru_cache
 
 from quokka_ray.errors import ConfigurationError
 from quokka_ray.model.counts import count_params
+from quokka_ray.model.paper_sizes import PAPER_SIZES
 from quokka_ray.study.config import ModelConfig
 from quokka_ray.study.trajectory import Shape
 
@@ -62,9 +66,15 @@ def _rungs(model: ModelConfig, vocab_size: int) -> tuple[tuple[int, Shape], ...]
     """All (N, shape) of a family, N strictly increasing."""
 
     def rung(d_model: int, layers: int) -> tuple[int, Shape]:
-        shape = make_shape(d_model, layers, model)
+        return priced(make_shape(d_model, layers, model))
+
+    def priced(shape: Shape) -> tuple[int, Shape]:
         return count_params(shape, model, vocab_size), shape
 
+    if model.family == "quokka":
+        # Another vocabulary may reorder neighbours.
+        by_size = dict(priced(size.shape) for size in reversed(PAPER_SIZES))
+        return tuple(sorted(by_size.items()))
     on_curve = [rung(d_model, depth_of(d_model)) for d_model in _widths(model.head_dim)]
     rungs: list[tuple[int, Shape]] = []
     for here, above in itertools.pairwise(on_curve):
@@ -92,9 +102,9 @@ def shape_for(params: float, model: ModelConfig, vocab_size: int) -> Shape:
     smallest, largest = rungs[0][0], rungs[-1][0]
     if not smallest / 1.5 <= params <= 1.5 * largest:
         raise ConfigurationError(
-            f"no shape has {params:g} parameters: with model.head_dim {model.head_dim} and "
-            f"{vocab_size} tokens sizes run from {smallest:,} to {largest:,}; "
-            "ask for one of these, or change model.head_dim"
+            f"no shape has {params:g} parameters: with model.family {model.family}, "
+            f"model.head_dim {model.head_dim} and {vocab_size} tokens sizes run from "
+            f"{smallest:,} to {largest:,}; ask for one of these, or change model.head_dim"
         )
     above = bisect_left(rungs, params, key=lambda rung: rung[0])
     near = rungs[max(0, above - 1) : above + 1]

@@ -11,15 +11,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-FEATURES = 32
+from quokka_ray.model.counts import TIME_FEATURES
+
 _FASTEST = 1000.0
 """Angular frequencies run from 1 to this: t in [0, 1] is told apart to about a thousandth."""
 
 
 def time_features(time: Tensor) -> Tensor:
-    """Map times [B] in [0, 1], of any floating type, to float32 [B, FEATURES] in [-1, 1]."""
-    steps = torch.arange(FEATURES // 2, device=time.device, dtype=torch.float32)
-    angles = time.float()[:, None] * _FASTEST ** (steps / (FEATURES // 2 - 1))
+    """Map times [B] in [0, 1], of any floating type, to float32 [B, TIME_FEATURES] in [-1, 1]."""
+    steps = torch.arange(TIME_FEATURES // 2, device=time.device, dtype=torch.float32)
+    angles = time.float()[:, None] * _FASTEST ** (steps / (TIME_FEATURES // 2 - 1))
     return torch.cat((angles.cos(), angles.sin()), dim=-1)
 
 
@@ -31,7 +32,7 @@ class TimeConditioning(nn.Module):
 
     def __init__(self, d_model: int) -> None:
         super().__init__()
-        self.enter = nn.Linear(FEATURES, d_model, bias=False)
+        self.enter = nn.Linear(TIME_FEATURES, d_model, bias=False)
         self.leave = nn.Linear(d_model, d_model, bias=False)
 
     def forward(self, time: Tensor) -> Tensor:

@@ -12,9 +12,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from quokka_ray.errors import ConfigurationError
+from quokka_ray.model.counts import head_dim_of
+from quokka_ray.model.documents import Documents
 from quokka_ray.model.time_conditioning import TimeConditioning
+from quokka_ray.model.transfer import Transfer, transfer_of
 from quokka_ray.study.config import ModelConfig
-from quokka_ray.study.trajectory import Shape
+from quokka_ray.study.trajectory import Shape, TrajectoryConfig
 
 
 def rotary_table(seq_len: int, head_dim: int, base: float) -> Tensor:
@@ -45,8 +49,10 @@ class DepthwiseConv(nn.Module):
         self.weight = nn.Parameter(torch.empty(channels, width))
         self.before = width - 1 if causal else width // 2
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, documents: Documents | None = None) -> Tensor:
         """Map x [B, T, d] to the same shape."""
+        if documents is not None:
+            return documents.convolve(x, self.weight.to(x.dtype), self.before)
         # As an image of height 1 in channels-last layout the kernel reads x without a transpose:
         # half the time of conv1d on a CPU.
         channels, width = self.weight.shape
@@ -67,10 +73,12 @@ class DepthwiseConv(nn.Module):
 class Attention(nn.Module):
     """Multi-head attention with rotary positions: bidirectional, or causal."""
 
-    def __init__(self, shape: Shape, model: ModelConfig) -> None:
+    def __init__(self, shape: Shape, model: ModelConfig, transfer: Transfer) -> None:
         super().__init__()
-        inner = shape.heads * model.head_dim
-        self.head_dim = model.head_dim
+        self.head_dim = head_dim_of(shape, model)
+        # Unset is 1 / sqrt(head_dim); the two agree at the family's head width.
+        self.scale = model.head_dim**0.5 / self.head_dim if transfer.linear_attention else None
+        inner = shape.heads * self.head_dim
         self.causal = bool(model.causal)
         self.conv = (
             DepthwiseConv(shape.d_model, model.conv_width, self.causal)
@@ -80,13 +88,13 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(shape.d_model, 3 * inner, bias=False)
         self.out = nn.Linear(inner, shape.d_model, bias=False)
         # One gain for queries and one for keys, shared by the heads: [2, 1, head_dim].
-        self.qk_gain = nn.Parameter(torch.ones(2, 1, model.head_dim)) if model.qk_norm else None
+        self.qk_gain = nn.Parameter(torch.ones(2, 1, self.head_dim)) if model.qk_norm else None
         self.norm_eps = model.norm_eps
 
-    def forward(self, x: Tensor, table: Tensor) -> Tensor:
+    def forward(self, x: Tensor, table: Tensor, documents: Documents | None = None) -> Tensor:
         """Map x [B, T, d] to the same shape."""
         if self.conv is not None:
-            x = self.conv(x)
+            x = self.conv(x, documents)
         qkv = self.qkv(x).unflatten(-1, (3, -1, self.head_dim))
         qk, value = qkv.split((2, 1), dim=2)
         if self.qk_gain is not None:
@@ -95,9 +103,13 @@ class Attention(nn.Module):
             )
         qk = rotate(qk, table)
         query, key = qk.permute(2, 0, 3, 1, 4).unbind(0)
-        mixed = functional.scaled_dot_product_attention(
-            query, key, value.squeeze(2).transpose(1, 2), is_causal=self.causal
-        )
+        value = value.squeeze(2).transpose(1, 2)
+        if documents is None:
+            mixed = functional.scaled_dot_product_attention(
+                query, key, value, is_causal=self.causal, scale=self.scale
+            )
+        else:
+            mixed = documents.attend(query, key, value, self.causal, self.scale)
         return self.out(mixed.transpose(1, 2).flatten(2))
 
 
@@ -118,17 +130,19 @@ class FeedForward(nn.Module):
 class Block(nn.Module):
     """Attention, then feed-forward, each normalised on its way in and added to the stream."""
 
-    def __init__(self, shape: Shape, model: ModelConfig) -> None:
+    def __init__(self, shape: Shape, model: ModelConfig, transfer: Transfer) -> None:
         super().__init__()
+        self.branch = transfer.branch
         self.attention_norm = nn.RMSNorm(shape.d_model, eps=model.norm_eps)
-        self.attention = Attention(shape, model)
+        self.attention = Attention(shape, model, transfer)
         self.feed_forward_norm = nn.RMSNorm(shape.d_model, eps=model.norm_eps)
         self.feed_forward = FeedForward(shape)
 
-    def forward(self, x: Tensor, table: Tensor) -> Tensor:
+    def forward(self, x: Tensor, table: Tensor, documents: Documents | None = None) -> Tensor:
         """Map x [B, T, d] to the same shape."""
-        x = x + self.attention(self.attention_norm(x), table)
-        return x + self.feed_forward(self.feed_forward_norm(x))
+        mixed = self.attention(self.attention_norm(x), table, documents)
+        x = torch.add(x, mixed, alpha=self.branch)
+        return torch.add(x, self.feed_forward(self.feed_forward_norm(x)), alpha=self.branch)
 
 
 class DiffusionTransformer(nn.Module):
@@ -136,22 +150,48 @@ class DiffusionTransformer(nn.Module):
 
     `forward` stops before the head, which is run by `logits` on the rows that need it: only
     masked positions have a loss. The head has no row for the mask, so that no probability is
-    ever given to it.
+    ever given to it. `build_model` makes one from a run's configuration.
+
+    Args:
+        shape: Its size.
+        model: Its family.
+        vocab_size: Real tokens K.
+        transfer: Factors of the size (`model/transfer.py`).
+        end_of_document: The token that ends a document, needed where `model.document_attention`
+            is `within`.
+
+    Raises:
+        ValueError: It is needed and not given.
     """
 
     rotary: Tensor
 
-    def __init__(self, shape: Shape, model: ModelConfig, vocab_size: int) -> None:
+    def __init__(
+        self,
+        shape: Shape,
+        model: ModelConfig,
+        vocab_size: int,
+        *,
+        transfer: Transfer = Transfer(),  # noqa: B008 (immutable)
+        end_of_document: int | None = None,
+    ) -> None:
         super().__init__()
+        within = model.document_attention == "within"
+        if within and end_of_document is None:
+            raise ValueError(
+                "attention within documents needs end_of_document, the token that ends one"
+            )
+        self.end_of_document = end_of_document if within else None
+        self.transfer = transfer
         self.vocab_size = vocab_size
         self.mask_id = vocab_size
         self.embedding = nn.Embedding(vocab_size + 1, shape.d_model)
         self.embedding_norm = (
             nn.RMSNorm(shape.d_model, eps=model.norm_eps) if model.embedding_norm else None
         )
-        self.blocks = nn.ModuleList(Block(shape, model) for _ in range(shape.layers))
+        self.blocks = nn.ModuleList(Block(shape, model, transfer) for _ in range(shape.layers))
         self.final_norm = nn.RMSNorm(shape.d_model, eps=model.norm_eps)
-        table = rotary_table(model.seq_len, model.head_dim, model.rope_base)
+        table = rotary_table(model.seq_len, head_dim_of(shape, model), model.rope_base)
         self.register_buffer("rotary", table, persistent=False)
         # Registered last: the parameters before it start alike with and without it.
         self.time_conditioning = (
@@ -165,12 +205,14 @@ class DiffusionTransformer(nn.Module):
         | tensor                                  | start                                       |
         |-----------------------------------------|---------------------------------------------|
         | embedding, also the head                | normal, `init_std`                          |
-        | qkv, gate_up                            | normal, `init_std`                          |
-        | out, down (what writes to the stream)   | normal, `init_std`; `zero_init_residual`: 0 |
+        | qkv, gate_up                            | normal, `init_std` times `hidden_std`       |
+        | out, down (what writes to the stream)   | the same; with `zero_init_residual` 0       |
         | convolution                             | identity: 1 at the position, 0 beside it    |
         | norms, query and key gains              | 1                                           |
         | time's first layer                      | normal, 1 / sqrt(its 32 inputs)             |
         | time's second layer                     | 0                                           |
+
+        `hidden_std` is 1, or the transfer rule's factor.
         """
         generator = torch.Generator().manual_seed(seed)
         for name, parameter in self.named_parameters():
@@ -188,7 +230,9 @@ class DiffusionTransformer(nn.Module):
                 parameter.zero_()
             else:
                 start = torch.randn(parameter.shape, generator=generator)
-                parameter.copy_(start * model.init_std)
+                hidden = name.startswith("blocks.")
+                std = model.init_std * (self.transfer.hidden_std if hidden else 1.0)
+                parameter.copy_(start * std)
 
     def forward(self, tokens: Tensor, time: Tensor | None = None) -> Tensor:
         """Map noisy tokens to hidden states.
@@ -214,10 +258,34 @@ class DiffusionTransformer(nn.Module):
                 raise ValueError("this model is conditioned on time; call model(tokens, time)")
             x = x + self.time_conditioning(time)
         table = self.rotary[: tokens.shape[1]]
+        documents = None
+        if self.end_of_document is not None:
+            documents = Documents(tokens, self.end_of_document)
         for block in self.blocks:
-            x = block(x, table)
+            x = block(x, table, documents)
         return self.final_norm(x)
 
     def logits(self, rows: Tensor) -> Tensor:
         """Map hidden states [M, d] to logits [M, K] over the real tokens, in float32."""
+        if self.transfer.logits != 1.0:
+            rows = rows * self.transfer.logits
         return functional.linear(rows, self.embedding.weight[: self.vocab_size]).float()
+
+
+def build_model(config: TrajectoryConfig) -> DiffusionTransformer:
+    """Return the model of a run on the CPU, its parameters not yet set.
+
+    Raises:
+        ConfigurationError: Attention stays within documents and the run does not say which token
+            ends one.
+    """
+    try:
+        return DiffusionTransformer(
+            config.shape,
+            config.model,
+            config.vocab_size,
+            transfer=transfer_of(config.shape, config.training),
+            end_of_document=config.end_of_document,
+        )
+    except ValueError as error:
+        raise ConfigurationError(f"trajectory {config.id}: {error}") from None

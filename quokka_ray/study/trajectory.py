@@ -24,6 +24,8 @@ class Shape(Section):
     layers: int = Field(ge=1)
     heads: int = Field(ge=1)
     ffn: int = Field(ge=1)
+    head_dim: int | None = Field(default=None, ge=2, multiple_of=2)
+    """Width of one head where it is the size's own; unset: the family's `model.head_dim`."""
 
 
 class TrajectoryConfig(Section):
@@ -42,6 +44,8 @@ class TrajectoryConfig(Section):
     """Identity of the tokenizer that the corpus was made with."""
     vocab_size: int = Field(ge=2)
     """Real tokens K; the mask is one more row of the embedding and has none in the head."""
+    end_of_document: int | None = Field(default=None, ge=0)
+    """The token that ends a document; needed where attention stays within documents."""
     model: ModelConfig
     shape: Shape
     diffusion: DiffusionConfig

@@ -7,9 +7,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from quokka_ray.diffusion.masks import antithetic_masks
-from quokka_ray.diffusion.objective import blind_loss, masked_elbo
-from quokka_ray.model.transformer import DiffusionTransformer
+from quokka_ray.diffusion.build import build_objective
+from quokka_ray.diffusion.objective import Batch
+from quokka_ray.model.transformer import build_model
 from quokka_ray.study.trajectory import TrajectoryConfig
 from quokka_ray.training.lr_schedules import lr_schedule
 from quokka_ray.training.optimizers import build_optimizers
@@ -44,16 +44,16 @@ class Trainer:
         self.device = device
         self.step = 0
         self._windows = windows
-        self.model = DiffusionTransformer(config.shape, config.model, config.vocab_size)
+        self.model = build_model(config)
         self.model.initialise(config.model, config.seed)
         self.model.to(device)
         self._parameters = list(self.model.parameters())
         self.schedule = lr_schedule(config.lr_schedule, config.steps, config.training)
         self._optimizers = build_optimizers(self.model, config.training, config.lr)
-        self._blind = blind_loss(
-            config.vocab_size, config.model.seq_len, config.diffusion.weight_power
+        self._objective = build_objective(
+            config.diffusion, config.vocab_size, config.model.seq_len, config.steps
         )
-        self.smoothed_loss = torch.tensor(self._blind, device=device)
+        self.smoothed_loss = torch.tensor(self._objective.blind, device=device)
         self.grad_norm = torch.tensor(0.0, device=device)
 
     @property
@@ -63,23 +63,25 @@ class Trainer:
 
     def advance(self) -> None:
         """Take one optimiser step. Nothing in it waits for the device."""
-        config, training = self.config, self.config.training
-        batch, seq_len = training.batch_sequences, config.model.seq_len
-        masks = antithetic_masks(config.seed, self.step, batch, seq_len)
-        tokens = self._send(self._windows.batch(self.step * batch, batch))
-        flat = self._send(masks.flat)
-        weights = self._send(masks.weights(seq_len, config.diffusion.weight_power))
-        with torch.autocast(
-            torch.device(self.device).type, torch.bfloat16, enabled=training.precision == "bf16"
-        ):
-            loss = masked_elbo(self.model, tokens, flat, weights)
-        loss.backward()
+        training = self.config.training
+        rows = training.batch_sequences
+        clean = self._windows.batch(self.step * rows, rows)
+        batch = self._objective.draw(self.config.seed, self.step, clean)
+        loss = self._learn(self._send(clean), batch.map(self._send))
         self.grad_norm = self._clip(training.grad_clip)
         self._optimizers.step(self.schedule(self.step))
         for parameter in self._parameters:
             parameter.grad = None
-        self.smoothed_loss.lerp_(loss.detach(), _SMOOTHING)
+        self.smoothed_loss.lerp_(loss, _SMOOTHING)
         self.step += 1
+
+    def _learn(self, tokens: Tensor, batch: Batch[Tensor]) -> Tensor:
+        """Add the gradient of these rows' share of the loss, and return the share."""
+        half = self.config.training.precision == "bf16"
+        with torch.autocast(torch.device(self.device).type, torch.bfloat16, enabled=half):
+            loss = self._objective.loss(self.model, tokens, batch)
+        loss.backward()
+        return loss.detach()
 
     def diverged(self) -> str | None:
         """Return why the run has diverged, or None. Waits for the device."""
@@ -88,10 +90,10 @@ class Trainer:
         # is not finite makes of the parameters: no step needs a check of its own.
         if not math.isfinite(smoothed):
             return f"the training loss is not finite at {self.tokens} tokens"
-        if smoothed > _DIVERGED * self._blind:
+        if smoothed > _DIVERGED * self._objective.blind:
             return (
                 f"the training loss rose to {smoothed:.3f} at {self.tokens} tokens; "
-                f"a model that knows nothing has {self._blind:.3f}"
+                f"a model that knows nothing has {self._objective.blind:.3f}"
             )
         return None
 

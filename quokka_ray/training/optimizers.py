@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from quokka_ray.model.transformer import DiffusionTransformer
 from quokka_ray.study.config import TrainingConfig
 
 _NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
@@ -128,27 +129,38 @@ class Optimizers:
             optimizer.load_state_dict(state)
 
 
-def build_optimizers(model: nn.Module, training: TrainingConfig, lr: float) -> Optimizers:
+def build_optimizers(
+    model: DiffusionTransformer, training: TrainingConfig, lr: float
+) -> Optimizers:
     """Return the optimisers of a run whose peak learning rate is `lr`.
 
     Weight decay touches the blocks' matrices only: no norm, no gain, no convolution, and not the
-    embedding, whose rare rows would fade between their updates.
+    embedding, whose rare rows would fade between their updates. `model.transfer` says what
+    changes with the size: rate and decay of AdamW's matrices and its epsilon, nothing of Muon's.
     """
+    transfer = model.transfer
     matrices: list[tuple[nn.Parameter, int]] = []
     rest: list[nn.Parameter] = []
+    # Its width makes it hidden, but all other vectors of the stream's start have no decay.
+    timing: list[nn.Parameter] = []
     for name, parameter in model.named_parameters():
         is_matrix = name.startswith("blocks.") and parameter.ndim == 2 and "conv" not in name
         if is_matrix:
             matrices.append((parameter, _PARTS.get(name.split(".")[-2], 1)))
+        elif name == "time_conditioning.leave.weight":
+            timing.append(parameter)
         else:
             rest.append(parameter)
     adam: dict[str, Any] = {
         "lr": lr,
         "betas": (training.beta1, training.beta2),
-        "eps": training.eps,
+        "eps": training.eps * transfer.eps,
         "weight_decay": 0.0,
         "fused": True,
     }
+    timed: list[dict[str, Any]] = (
+        [{"params": timing, "lr": lr * transfer.hidden_lr}] if timing else []
+    )
     if training.optimizer == "muon":
         muon = Muon(
             matrices,
@@ -156,12 +168,13 @@ def build_optimizers(model: nn.Module, training: TrainingConfig, lr: float) -> O
             momentum=training.muon_momentum,
             weight_decay=training.weight_decay,
         )
-        return Optimizers([torch.optim.AdamW(rest, **adam), muon])
-    groups: list[dict[str, Any]] = [
-        {"params": [p for p, _ in matrices], "weight_decay": training.weight_decay},
-        {"params": rest},
-    ]
-    return Optimizers([torch.optim.AdamW(groups, **adam)])
+        return Optimizers([torch.optim.AdamW([{"params": rest}, *timed], **adam), muon])
+    hidden: dict[str, Any] = {
+        "params": [p for p, _ in matrices],
+        "lr": lr * transfer.hidden_lr,
+        "weight_decay": training.weight_decay * transfer.hidden_decay,
+    }
+    return Optimizers([torch.optim.AdamW([hidden, {"params": rest}, *timed], **adam)])
 
 
 _PARTS = {"qkv": 3, "gate_up": 2}

@@ -1,4 +1,5 @@
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -13,12 +14,13 @@ from quokka_ray.model.counts import (
     count_params_non_embedding,
     evaluation_flops,
     flops_per_token,
+    head_fraction,
     masked_fraction,
     training_flops,
 )
 from quokka_ray.model.shapes import ladder, make_shape
 from quokka_ray.model.transformer import DiffusionTransformer
-from quokka_ray.study.config import EvaluationConfig, ModelConfig
+from quokka_ray.study.config import DiffusionConfig, EvaluationConfig, ModelConfig
 from quokka_ray.study.trajectory import Shape
 
 TINY = ModelConfig(
@@ -66,6 +68,72 @@ def test_flops_equal_torchs_own_counter_forward_and_backward(d_model, layers, vo
         masked_elbo(module, tokens, torch.from_numpy(masks.flat), weights).backward()
     counted = flops_per_token(shape, model, vocab_size) * tokens.numel()
     assert counter.get_total_flops() == pytest.approx(counted, rel=1e-12)
+
+
+def counted_by_torch(module, model, run):
+    """Return the FLOPs of the forward and of the backward pass of run(hidden states)."""
+    tokens, time = torch.randint(50, (4, 64)), torch.rand(4)
+    forward, backward = FlopCounterMode(display=False), FlopCounterMode(display=False)
+    with sdpa_kernel(SDPBackend.MATH):
+        with forward:
+            loss = module.logits(run(module(tokens, time))).sum()
+        with backward:
+            loss.backward()
+    return forward.get_total_flops(), backward.get_total_flops()
+
+
+@pytest.mark.parametrize("kernel", ["uniform", "none"])
+def test_flops_of_other_kernels_equal_torchs_own_counter(kernel):
+    objective = "next_token" if kernel == "none" else "elbo"
+    diffusion = DiffusionConfig(kernel=kernel, objective=objective)
+    causal = kernel == "none"
+    changes = {"conv_width": 0, "causal": causal, "time_conditioning": not causal}
+    model = TINY.model_copy(update=changes)
+    shape = make_shape(24, 2, model)
+    module = DiffusionTransformer(shape, model, 50)
+    module.initialise(model, seed=0)
+    forward, backward = counted_by_torch(
+        module, model, lambda hidden: (hidden[:, :-1] if causal else hidden).flatten(0, 1)
+    )
+    trained = training_flops(shape, model, 50, 4 * 64, diffusion)
+    assert forward + backward == pytest.approx(trained, rel=1e-12)
+    evaluation = EvaluationConfig(sequences=4, draws=1)
+    evaluated = evaluation_flops(shape, model, 50, evaluation, diffusion)
+    assert forward == pytest.approx(evaluated, rel=1e-12)
+
+
+def test_time_conditioning_is_counted_in_the_parameters():
+    timed = TINY.model_copy(update={"time_conditioning": True})
+    for shape in ladder(timed, 50, 0, 1e5):
+        built, embedding = built_size(shape, timed, 50)
+        assert count_params(shape, timed, 50) == built
+        assert count_params_non_embedding(shape, timed, 50) == built - embedding
+
+
+def test_an_autoregressive_model_is_evaluated_in_one_pass():
+    diffusion = DiffusionConfig(kernel="none", objective="next_token")
+    one, many = (
+        evaluation_flops(make_shape(24, 2, TINY), TINY, 257, evaluation, diffusion)
+        for evaluation in (EvaluationConfig(draws=1), EvaluationConfig(draws=8))
+    )
+    assert one == many
+
+
+@pytest.mark.parametrize(
+    ("changes", "share"),
+    [
+        ({}, 65 / 128),
+        ({"kernel": "hybrid"}, 1),
+        ({"kernel": "none", "objective": "next_token"}, 63 / 64),
+        ({"mask_sampler": "stratified"}, 0.5),
+        ({"mask_sampler": "stratified", "noise_schedule": "poly2"}, 1 / 3),
+        ({"mask_sampler": "stratified", "noise_schedule": "cosine"}, 2 / math.pi),
+        ({"mask_sampler": "stratified", "noise_schedule": "poly", "noise_power": 3}, 0.25),
+        ({"mask_sampler": "importance", "time_min": 0.01}, 0.99 / math.log(100)),
+    ],
+)
+def test_the_head_is_counted_where_training_computes_logits(changes, share):
+    assert head_fraction(DiffusionConfig(**changes), 64) == pytest.approx(share, rel=1e-3)
 
 
 def test_the_convolution_costs_six_flops_a_tap_and_channel():

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from quokka_ray.model.shapes import make_shape
-from quokka_ray.model.time_conditioning import FEATURES, time_features
+from quokka_ray.model.time_conditioning import TIME_FEATURES, time_features
 from quokka_ray.model.transformer import DiffusionTransformer, rotary_table, rotate
 from quokka_ray.study.config import ModelConfig
 
@@ -143,6 +143,6 @@ def test_a_time_that_is_needed_and_missing_is_an_error():
 
 def test_times_a_thousandth_apart_are_told_apart():
     features = time_features(torch.linspace(0, 1, 1001))
-    assert features.shape == (1001, FEATURES)
+    assert features.shape == (1001, TIME_FEATURES)
     assert features.abs().max() <= 1
     assert torch.cdist(features, features).fill_diagonal_(9).min() > 0.3
