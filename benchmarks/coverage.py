@@ -291,6 +291,9 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=Path("../shared/data"), metavar="DIR")
     parser.add_argument("--table", type=Path, metavar="RUNS")
     parser.add_argument(
+        "--column", action="append", default=[], metavar="NAME=SOURCE", help="loss=train_loss"
+    )
+    parser.add_argument(
         "--write", type=Path, metavar="CSV", help="analysis/reference/coverage.csv"
     )
     options = parser.parse_args()
