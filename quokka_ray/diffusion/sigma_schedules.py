@@ -41,6 +41,10 @@ class Sigma(NoiseSchedule):
         """Return sigma(t) - sigma_min."""
 
     @abstractmethod
+    def fall(self, t: Time) -> Time:
+        """Return sigma_max - sigma(t)."""
+
+    @abstractmethod
     def sigma_prime(self, t: Time) -> Time:
         """Return d sigma / d t."""
 
@@ -77,8 +81,7 @@ class Sigma(NoiseSchedule):
         if not self.spanning:
             value = -(self.rise(t) + self.sigma_min)
             return value
-        rest = self._span - self.rise(t)
-        rest = rest * (rest > 0)
+        rest = self.fall(t)
         ratio = log(-elementwise(t).expm1(-rest)) - math.log(self._whole())
         value = ratio + rest - self._span
         return value
@@ -118,6 +121,11 @@ class Geometric(Sigma):
         value: Time = self.sigma_min * elementwise(t).expm1(self._ratio * t)
         return value
 
+    def fall(self, t: Time) -> Time:
+        """Return sigma_max - sigma(t)."""
+        value: Time = -self.sigma_max * elementwise(t).expm1(self._ratio * (t - 1))
+        return value
+
     def sigma_prime(self, t: Time) -> Time:
         """Return sigma ln(sigma_max / sigma_min)."""
         value: Time = self._ratio * self.sigma_min * elementwise(t).exp(self._ratio * t)
@@ -139,6 +147,10 @@ class SigmaLinear(Sigma):
     def rise(self, t: Time) -> Time:
         """Return sigma(t) - sigma_min."""
         return t * self._span
+
+    def fall(self, t: Time) -> Time:
+        """Return sigma_max - sigma(t)."""
+        return (1 - t) * self._span
 
     def sigma_prime(self, t: Time) -> Time:
         """Return sigma_max - sigma_min."""
