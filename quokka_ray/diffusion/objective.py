@@ -1,22 +1,130 @@
-"""The training objective: the ELBO of masked diffusion, computed at masked positions only."""
+"""What a model is trained on: a batch's noise, drawn on the CPU, and the loss of what it hides.
+
+An `Objective` has two halves. `draw` decides everything random of one step from (seed, step) and
+the clean text alone, for the whole batch of all devices, as NumPy arrays. `loss` is then a
+function of the model, the clean text and that draw: any part of the rows, on any device, gives
+its share of the whole batch's loss, since every part is divided by the whole batch's normaliser.
+"""
 
 import math
-from typing import Protocol
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, Generic, Protocol, TypeVar
 
+import numpy as np
 from torch import Tensor
 from torch.nn import functional
 
+Array = TypeVar("Array", np.ndarray, Tensor)
+Other = TypeVar("Other", np.ndarray, Tensor)
+
 
 class Denoiser(Protocol):
-    """What a model must offer: hidden states of masked text, and logits of chosen rows."""
+    """What a model must offer: hidden states of noisy text, and logits of chosen rows."""
 
     mask_id: int
 
-    def __call__(self, tokens: Tensor) -> Tensor:
-        """Map tokens [B, L] to hidden states [B, L, d]."""
+    def __call__(self, tokens: Tensor, time: Tensor | None = None) -> Tensor:
+        """Map tokens [B, L], and the noise level of each row [B], to hidden states [B, L, d]."""
 
     def logits(self, rows: Tensor) -> Tensor:
         """Map hidden states [M, d] to float32 logits [M, K]."""
+
+
+@dataclass(frozen=True)
+class Batch(Generic[Array]):
+    """The noise of B rows of L tokens, as arrays or as tensors on the device of the model.
+
+    Attributes:
+        normaliser: What the sum of weighted losses is divided by: the whole batch's own.
+        flat: int64 [M], the positions with a loss in the flattened batch [B * L], ascending by
+            row; None: all of them.
+        noisy: int64 [B, L], what the model sees; None: the clean text with masks at `flat`.
+        weights: float32 [M], the weight of each position with a loss; None: 1.
+        time: float32 [B], the noise level t of each row; None: the model is not told.
+    """
+
+    normaliser: float
+    flat: Array | None = None
+    noisy: Array | None = None
+    weights: Array | None = None
+    time: Array | None = None
+
+    def map(self, function: Callable[[Array], Other]) -> "Batch[Other]":
+        """Return the batch with `function` applied to its arrays: sent to a device, say."""
+
+        def apply(array: Array | None) -> Any:
+            return None if array is None else function(array)
+
+        return Batch(
+            self.normaliser,
+            flat=apply(self.flat),
+            noisy=apply(self.noisy),
+            weights=apply(self.weights),
+            time=apply(self.time),
+        )
+
+    def part(self, first: int, last: int, seq_len: int) -> "Batch[Array]":
+        """Return rows first .. last - 1, with the whole batch's normaliser.
+
+        The losses of parts that make up the batch add up to the batch's. Arrays must be NumPy's.
+        """
+        begin, end = first * seq_len, last * seq_len
+        changes: dict[str, Any] = {}
+        if self.flat is not None:
+            begin, end = (
+                int(edge) for edge in np.searchsorted(self._rows(seq_len), (first, last))
+            )
+            changes["flat"] = self.flat[begin:end] - first * seq_len
+        if self.weights is not None:
+            changes["weights"] = self.weights[begin:end]
+        if self.noisy is not None:
+            changes["noisy"] = self.noisy[first:last]
+        if self.time is not None:
+            changes["time"] = self.time[first:last]
+        return replace(self, **changes)
+
+    def _rows(self, seq_len: int) -> Any:
+        assert self.flat is not None
+        return self.flat // seq_len
+
+
+class Objective(ABC):
+    """A training objective.
+
+    Attributes:
+        blind: The loss, on average over the noise, of a model that gives every token the same
+            probability: where training starts, and what a diverged run is measured by.
+    """
+
+    blind: float
+
+    @abstractmethod
+    def draw(self, seed: int, step: int, tokens: np.ndarray) -> Batch[np.ndarray]:
+        """Draw the noise of one step for the whole batch.
+
+        Args:
+            seed: The run's seed.
+            step: The optimiser step.
+            tokens: int64 [B, L], the clean text of the whole batch; B is even.
+        """
+
+    @abstractmethod
+    def loss(self, model: Denoiser, tokens: Tensor, batch: Batch[Tensor]) -> Tensor:
+        """Return the loss, in nats per token (0-d float32), of a batch or its share of it.
+
+        Args:
+            model: The denoiser; evaluated once, under autograd.
+            tokens: int64 [B, L], the clean text of these rows, on the model's device.
+            batch: Their noise, on the same device.
+        """
+
+
+def hidden_states(model: Denoiser, noisy: Tensor, time: Tensor | None) -> Tensor:
+    """Return the model's hidden states of every position, [B * L, d]."""
+    states = model(noisy) if time is None else model(noisy, time)
+    return states.flatten(0, 1)
 
 
 def masked_cross_entropy(model: Denoiser, tokens: Tensor, flat: Tensor) -> Tensor:
@@ -32,7 +140,7 @@ def masked_cross_entropy(model: Denoiser, tokens: Tensor, flat: Tensor) -> Tenso
     """
     clean = tokens.reshape(-1)
     noisy = clean.index_fill(0, flat, model.mask_id).view_as(tokens)
-    rows = model(noisy).flatten(0, 1).index_select(0, flat)
+    rows = hidden_states(model, noisy, None).index_select(0, flat)
     return functional.cross_entropy(
         model.logits(rows), clean.index_select(0, flat), reduction="none"
     )

@@ -133,11 +133,14 @@ class TimeSampler:
 
     def draw(self, generator: np.random.Generator, batch: int, progress: float) -> Times:
         """Draw the times of `batch` rows at `progress` in [0, 1] of the training."""
-        values = SPREADS[self.name](generator, batch)
+        return self.place(SPREADS[self.name](generator, batch), progress)
+
+    def place(self, values: np.ndarray, progress: float) -> Times:
+        """Return the times of uniform numbers [B] at `progress` of the training."""
         if self.curriculum is not None:
             return self.curriculum(values, self.low, progress)
         if self.name == "importance":
             times = log_uniform(values, self.low, self.high)
             share = math.log(self.high / self.low) / (self.high - self.low)
             return Times(times, times * share)
-        return Times(rescale(values, self.low, self.high), np.ones(batch))
+        return Times(rescale(values, self.low, self.high), np.ones_like(values))

@@ -1,0 +1,194 @@
+"""Objectives that score every token: uniform and hybrid noise, and the next token."""
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
+
+from quokka_ray.diffusion.elbo import elbo
+from quokka_ray.diffusion.masks import TRAINING, stream
+from quokka_ray.diffusion.objective import Batch, Denoiser, Objective, hidden_states
+from quokka_ray.diffusion.processes import NoiseProcess
+from quokka_ray.diffusion.times import TimeSampler
+
+_LOGITS_AT_ONCE = 1 << 26
+"""Logits that are kept at once, 256 MiB of them; more are computed in parts, and once more in the
+backward pass."""
+
+
+def by_parts(
+    model: Denoiser,
+    rows: Tensor,
+    vocab_size: int,
+    function: Callable[..., Tensor],
+    *others: Tensor,
+) -> Tensor:
+    """Return `function(logits, *others)` for all rows without all logits at once.
+
+    Args:
+        model: Gives the logits of hidden states.
+        rows: Hidden states [M, d].
+        vocab_size: Real tokens K.
+        function: Maps float32 logits [m, K] and the same m of each of `others` to [m].
+        others: Tensors [M].
+
+    Returns:
+        [M], of the type that `function` returns.
+    """
+    part = max(1, _LOGITS_AT_ONCE // vocab_size)
+    if len(rows) <= part:
+        return function(model.logits(rows), *others)
+
+    def one(states: Tensor, *these: Tensor) -> Tensor:
+        return function(model.logits(states), *these)
+
+    parts = zip(*(tensor.split(part) for tensor in (rows, *others)), strict=True)
+    if not torch.is_grad_enabled():
+        return torch.cat([one(*these) for these in parts])
+    return torch.cat([checkpoint(one, *these, use_reentrant=False) for these in parts])
+
+
+def process_losses(
+    model: Denoiser, process: NoiseProcess, tokens: Tensor, noisy: Tensor, t: Tensor, time: Tensor
+) -> Tensor:
+    """Return the ELBO's integrand of every position, in nats.
+
+    Args:
+        model: The denoiser.
+        process: The noise.
+        tokens: int64 [B, L], clean.
+        noisy: int64 [B, L].
+        t: floating [B], the time of each row, the process's own.
+        time: floating [B], what the model is told.
+
+    Returns:
+        float32 [B * L].
+    """
+    rows = hidden_states(model, noisy, time)
+    at = t.repeat_interleave(tokens.shape[1])
+
+    def integrand(logits: Tensor, clean: Tensor, seen: Tensor, when: Tensor) -> Tensor:
+        return elbo(process, logits, clean, seen, when)
+
+    clean, seen = tokens.reshape(-1), noisy.reshape(-1)
+    return by_parts(model, rows, process.vocab_size, integrand, clean, seen, at)
+
+
+def next_token_losses(model: Denoiser, tokens: Tensor, vocab_size: int) -> Tensor:
+    """Return -log p(token | the tokens before it) of every position, in nats, float32 [B * L].
+
+    The mask token stands before the first one, as the beginning: so all L tokens of a row are
+    scored, as under diffusion, and not the last L - 1.
+    """
+    first = tokens.new_full((len(tokens), 1), model.mask_id)
+    rows = hidden_states(model, torch.cat((first, tokens[:, :-1]), dim=1), None)
+
+    def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
+        return functional.cross_entropy(logits, targets, reduction="none")
+
+    return by_parts(model, rows, vocab_size, cross_entropy, tokens.reshape(-1))
+
+
+class ProcessElbo(Objective):
+    """The ELBO of uniform or hybrid noise.
+
+    Args:
+        process: The noise.
+        times: Draws the noise levels of rows.
+        steps: Optimiser steps of the run, which a curriculum follows.
+    """
+
+    def __init__(self, process: NoiseProcess, times: TimeSampler, steps: int) -> None:
+        self._process = process
+        self._times = times
+        self._steps = steps
+        # Noise treats all real tokens alike, so a model that does not tell them apart has the
+        # same bound for every text; and it is exact for a source of uniform tokens.
+        self.blind = math.log(process.vocab_size)
+
+    def draw(self, seed: int, step: int, tokens: np.ndarray) -> Batch[np.ndarray]:
+        """Draw the time and the noisy text of each row."""
+        generator = stream(seed, TRAINING, step)
+        times = self._times.draw(generator, len(tokens), step / self._steps)
+        noisy = self._process.corrupt(tokens, times.values, generator)
+        weights = None
+        if (times.correction != 1).any():
+            weights = times.correction.repeat(tokens.shape[1]).astype(np.float32)
+        time = times.values.astype(np.float32)
+        return Batch(tokens.size, noisy=noisy, weights=weights, time=time)
+
+    def loss(self, model: Denoiser, tokens: Tensor, batch: Batch[Tensor]) -> Tensor:
+        """Return the sum of the integrand over all positions / normaliser."""
+        assert batch.noisy is not None
+        assert batch.time is not None
+        time = batch.time
+        losses = process_losses(model, self._process, tokens, batch.noisy, time, time)
+        total = (
+            losses.sum() if batch.weights is None else losses.dot(batch.weights.to(losses.dtype))
+        )
+        return total / batch.normaliser
+
+
+class QuokkaUniform(Objective):
+    """The paper's loss for uniform noise (section 5.1), which is not a bound.
+
+    Cross-entropy of the clean token at every position. Replaced tokens are weighed as masked ones
+    are, by -alpha' / (1 - alpha), over all tokens; the others' mean is added. A token that noise
+    drew equal to itself cannot be told from a clean one and counts as clean.
+    """
+
+    def __init__(self, process: NoiseProcess, times: TimeSampler, steps: int) -> None:
+        self._process = process
+        self._times = times
+        self._steps = steps
+        grid = (np.arange(512) + 0.5) / 512
+        drawn = times.place(grid, 0.5)
+        _, _, other = process.marginal(drawn.values)
+        weights = process.schedule.weight(drawn.values) * drawn.correction
+        replaced = float((weights * other).mean()) * (process.vocab_size - 1)
+        self.blind = math.log(process.vocab_size) * (replaced + 1)
+
+    def draw(self, seed: int, step: int, tokens: np.ndarray) -> Batch[np.ndarray]:
+        """Draw the time and the noisy text of each row, and weigh its tokens."""
+        generator = stream(seed, TRAINING, step)
+        times = self._times.draw(generator, len(tokens), step / self._steps)
+        noisy = self._process.corrupt(tokens, times.values, generator)
+        of_row = self._process.schedule.weight(times.values) * times.correction
+        replaced = noisy != tokens
+        kept = tokens.size / max(1, tokens.size - int(replaced.sum()))
+        weights = np.where(replaced, of_row[:, None], kept).astype(np.float32).ravel()
+        time = times.values.astype(np.float32)
+        return Batch(tokens.size, noisy=noisy, weights=weights, time=time)
+
+    def loss(self, model: Denoiser, tokens: Tensor, batch: Batch[Tensor]) -> Tensor:
+        """Return the weighted sum of cross-entropies / normaliser."""
+        assert batch.noisy is not None
+        assert batch.weights is not None
+
+        def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
+            return functional.cross_entropy(logits, targets, reduction="none")
+
+        rows = hidden_states(model, batch.noisy, batch.time)
+        vocab_size = self._process.vocab_size
+        losses = by_parts(model, rows, vocab_size, cross_entropy, tokens.reshape(-1))
+        return losses.dot(batch.weights.to(losses.dtype)) / batch.normaliser
+
+
+class NextToken(Objective):
+    """The autoregressive baseline: exact, and without noise."""
+
+    def __init__(self, vocab_size: int) -> None:
+        self._vocab_size = vocab_size
+        self.blind = math.log(vocab_size)
+
+    def draw(self, seed: int, step: int, tokens: np.ndarray) -> Batch[np.ndarray]:
+        """Draw nothing."""
+        return Batch(tokens.size)
+
+    def loss(self, model: Denoiser, tokens: Tensor, batch: Batch[Tensor]) -> Tensor:
+        """Return the sum of all tokens' losses / normaliser."""
+        return next_token_losses(model, tokens, self._vocab_size).sum() / batch.normaliser
