@@ -84,11 +84,17 @@ def _square_distance(
     return result
 
 
-def noise_correlation(log_tokens: FloatArray, trajectory: np.ndarray) -> FloatArray:
-    """Return how the noise of rows hangs together, [R, R]: only within a trajectory."""
+def noise_covariance(
+    log_tokens: FloatArray, trajectory: np.ndarray, weights: FloatArray
+) -> FloatArray:
+    """Return the covariance of rows' noise per variance of a row of weight 1, [R, R].
+
+    Rows hang together only within a trajectory.
+    """
     same = trajectory[:, None] == trajectory
     shared = (1.0 - TRAJECTORY_NUGGET) * np.exp(-np.abs(log_tokens[:, None] - log_tokens))
-    return np.where(same, shared, 0.0) + TRAJECTORY_NUGGET * np.eye(log_tokens.size)
+    result = np.where(same, shared, 0.0) + TRAJECTORY_NUGGET * np.eye(log_tokens.size)
+    return result / np.sqrt(weights[:, None] * weights)
 
 
 @dataclass(frozen=True)
@@ -98,10 +104,11 @@ class Discrepancy:
     Attributes:
         amplitude: standard deviation far from any run, as a share of the reducible loss.
         length: correlation length in ln N and ln D.
-        sigma: noise of one run.
+        sigma: noise of a run of weight 1.
         log_params, log_tokens: where the runs lie, [R].
         trajectory: number of each run's trajectory, [R].
         residual: ln L observed less the law's and the response's, gross outliers cut, [R].
+        weights: the runs' precisions relative to one another, [R].
         nuisance: effect of one prior spread of each response parameter, [R, Q]: what the
             response may explain is not the law's nor the process's.
     """
@@ -113,6 +120,7 @@ class Discrepancy:
     log_tokens: FloatArray
     trajectory: np.ndarray
     residual: FloatArray
+    weights: FloatArray
     nuisance: FloatArray = field(default_factory=lambda: np.zeros((0, 0)))
 
     def covariance(self, law: Law, theta: FloatArray) -> FloatArray:
@@ -120,7 +128,7 @@ class Discrepancy:
         here = (self.log_params, self.log_tokens)
         amplitude = self.amplitude * reducible_share(law, theta, Points(*here))
         total = amplitude[:, None] * correlation(here, here, self.length) * amplitude
-        total += self.sigma**2 * noise_correlation(self.log_tokens, self.trajectory)
+        total += self.sigma**2 * noise_covariance(self.log_tokens, self.trajectory, self.weights)
         return total
 
     def given(self, law: Law, theta: FloatArray) -> "Misfit":

@@ -131,7 +131,8 @@ def _discrepancy(fit: Fit) -> dict[str, float] | None:
 
 def runs_hash(runs: pd.DataFrame) -> str:
     """Return a hash of what was fitted, whatever the order of the rows."""
-    columns = [c for c in ("params", "tokens", "loss", "lr", "lr_schedule") if c in runs]
+    known = ("params", "tokens", "unique_tokens", "loss", "lr", "lr_schedule", "weight")
+    columns = [c for c in known if c in runs]
     lines = sorted(
         ",".join(v.hex() if isinstance(v, float) else str(v) for v in row)
         for row in runs[columns].itertuples(index=False, name=None)

@@ -118,7 +118,8 @@ def _process_arrays(process: Discrepancy | None) -> dict[str, Any]:
     """Return what the discrepancy was conditioned on, as arrays."""
     if process is None:
         return {}
-    rows = (process.log_params, process.log_tokens, process.trajectory, process.residual)
+    names = ("log_params", "log_tokens", "trajectory", "residual", "weights")
+    rows = [getattr(process, name) for name in names]
     return {"process": np.stack(rows, axis=1), "nuisance": process.nuisance}
 
 
@@ -188,7 +189,7 @@ def _beside(
 ) -> tuple[dict[str, FloatArray], tuple[str, ...]]:
     """Return the arrays beside the law; normal draws where they are missing or another fit's."""
     side = file.with_name(document["bootstrap"]["file"])
-    empty = {"response": (0, 4), "offsets": (0, 0), "process": (0, 4), "nuisance": (0, 0)}
+    empty = {"response": (0, 4), "offsets": (0, 0), "process": (0, 5), "nuisance": (0, 0)}
     arrays: dict[str, FloatArray] = {name: np.zeros(shape) for name, shape in empty.items()}
     try:
         with np.load(side) as stored:
@@ -210,7 +211,7 @@ def _process(
     """Return the discrepancy; without its rows it is known by its size alone."""
     if not stored:
         return None
-    log_params, log_tokens, trajectory, residual = side["process"].T
+    log_params, log_tokens, trajectory, residual, weights = side["process"].T
     return Discrepancy(
         amplitude=float(stored["amplitude"]),
         length=float(stored["length"]),
@@ -219,6 +220,7 @@ def _process(
         log_tokens=log_tokens,
         trajectory=trajectory.astype(np.intp),
         residual=residual,
+        weights=weights,
         nuisance=side["nuisance"],
     )
 

@@ -16,7 +16,7 @@ from analysis.discrepancy import (
     Discrepancy,
     DiscrepancyPrior,
     correlation,
-    noise_correlation,
+    noise_covariance,
     reducible_share,
 )
 from analysis.fitting.problem import Problem
@@ -82,6 +82,7 @@ def condition(problem: Problem, fit: MixedFit, settings: DiscrepancyPrior) -> Di
         log_tokens=problem.points.log_tokens + problem.centre[1],
         trajectory=problem.trajectory,
         residual=fit.cut,
+        weights=problem.weights,
         nuisance=(gradient * problem.prior.spread[problem.law_size :, None]).T,
     )
 
@@ -146,8 +147,8 @@ class _Basis:
         here = (points.log_params, points.log_tokens)
         scale = reducible_share(problem.law, theta[: problem.law_size], points)
         smooth = scale[:, None] * correlation(here, here, length) * scale
-        noise = noise_correlation(points.log_tokens, problem.trajectory)
-        if len(np.unique(problem.trajectory)) == len(noise):
+        noise = noise_covariance(points.log_tokens, problem.trajectory, problem.weights)
+        if np.array_equal(noise, np.eye(len(noise))):
             share, vectors = np.linalg.eigh(smooth)
             return cls(vectors.T, np.maximum(share, 0.0), noise)
         white = solve_triangular(cholesky(noise, lower=True), np.eye(len(noise)), lower=True)
@@ -171,8 +172,10 @@ def _from_start(
         residual = problem.log_loss - value
         rough = _noise_part(basis, residual, sigma, amplitude)
         # The median resists outliers until sigma has been learnt without them.
-        robust = max(_MAD_TO_SIGMA * float(np.median(np.abs(rough))), _SMALLEST)
-        outlying = rough - np.clip(rough, -OUTLIER * robust, OUTLIER * robust)
+        size = np.abs(rough) * np.sqrt(problem.weights)
+        robust = max(_MAD_TO_SIGMA * float(np.median(size)), _SMALLEST)
+        limit = OUTLIER * robust / np.sqrt(problem.weights)
+        outlying = rough - np.clip(rough, -limit, limit)
         sigma, amplitude, objective = _variances(
             problem, basis, theta, residual - outlying, gradient, before, settings
         )

@@ -28,8 +28,7 @@ class Problem:
         prior: of all of theta.
         law_prior: whether the law's own coordinates have priors.
         notes: what a reader should know of how the response was treated.
-        weights: precision of each row relative to a run's, [R]; ones unless given. Zero leaves
-            a row out.
+        weights: precision of each row relative to a run's, [R]; ones unless given.
     """
 
     law: Law
@@ -144,7 +143,15 @@ def build_problem(
         law_prior=law_prior,
         fallback=fallback,
         notes=tuple(notes) if fit_response else (),
+        weights=_weights(table),
     )
+
+
+def _weights(table: pd.DataFrame) -> FloatArray:
+    """Return each row's precision, [R]: the table's column `weight`, 1 where it says nothing."""
+    if "weight" not in table:
+        return np.ones(len(table))
+    return table["weight"].fillna(1.0).to_numpy(dtype=np.float64)
 
 
 def points_of(table: pd.DataFrame, law: Law) -> Points:

@@ -74,7 +74,7 @@ def check_counts(table: pd.DataFrame) -> None:
                 f"millions or billions; multiply the column{_by(table, column)} so that it "
                 f"counts {column}"
             )
-    for column in ("unique_tokens", "epochs", "lr", "batch_tokens", "seq_len"):
+    for column in ("unique_tokens", "epochs", "lr", "batch_tokens", "seq_len", "weight"):
         if column in table:
             values = table[column].to_numpy(dtype=float)
             wrong = (values <= 0) | np.isinf(values)

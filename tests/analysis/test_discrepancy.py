@@ -29,6 +29,7 @@ def process(amplitude=0.02, trajectory=None, rows=12):
         log_tokens=rng.uniform(20, 25, rows),
         trajectory=np.arange(rows) if trajectory is None else trajectory,
         residual=0.02 * rng.standard_normal(rows),
+        weights=np.ones(rows),
     )
 
 
@@ -137,3 +138,16 @@ def test_settings_are_kept_with_the_fit():
     assert fit.settings.as_dict()["discrepancy"]["amplitude"] == 0.05
     assert fit_law(runs, huber_delta=1e-3, bootstrap=20).discrepancy is None
     assert fit_law(runs, priors="none", bootstrap=20).discrepancy is None
+
+
+@pytest.mark.parametrize("discrepancy", ["auto", "none"])
+def test_a_row_of_little_weight_hardly_counts(discrepancy):
+    rng = np.random.default_rng(6)
+    runs = observe(*scattered(30, rng), rng)
+    spoiled = runs.assign(weight=1.0)
+    spoiled.loc[7, ["loss", "weight"]] = [float(runs.loc[7, "loss"]) * 1.3, 1e-6]
+    without = fit_law(runs.drop(index=7), discrepancy=discrepancy, bootstrap=20)
+    down = fit_law(spoiled, discrepancy=discrepancy, bootstrap=20)
+    expected, found = (fit.optimum(TARGET) for fit in (without, down))
+    assert found.params.value == pytest.approx(expected.params.value, rel=0.02)
+    assert found.loss.value == pytest.approx(expected.loss.value, rel=0.002)
