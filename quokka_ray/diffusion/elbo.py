@@ -28,8 +28,8 @@ from quokka_ray.diffusion.processes import Mask, NoiseProcess
 _NEVER = -1e4
 """Stands for the logarithm of 0: its exponential is 0, and 0 times it is no NaN."""
 
-_END = 1e-12
-"""Times are kept this far from 0 and 1, where weights are infinite and divergences 0."""
+_FIRST, _LAST = 1e-30, 1 - 2**-53
+"""Times are kept between these: at 0 and 1 weights are infinite and divergences 0."""
 
 
 _HIGHEST_LOG_RATIO = 700.0
@@ -77,7 +77,7 @@ class _Positions:
 
 
 def _positions(process: NoiseProcess, clean: Tensor, noisy: Tensor, t: Tensor) -> _Positions:
-    t = t.double().clamp(_END, 1 - _END)
+    t = t.double().clamp(_FIRST, _LAST)
     keep, _, other = process.log_marginal(t)
     other = other.clamp(min=_NEVER)
     to_mask, to_other = process.noise_weights(t)
@@ -182,7 +182,7 @@ def elbo(process: NoiseProcess, logits: Tensor, clean: Tensor, noisy: Tensor, t:
 
 def _masked(process: Mask, logits: Tensor, clean: Tensor, noisy: Tensor, t: Tensor) -> Tensor:
     """Masks: the KL is alpha times the cross-entropy, and R is 1 where w is not 0."""
-    weight = process.schedule.weight(t.double().clamp(_END, 1))
+    weight = process.schedule.weight(t.double().clamp(min=_FIRST))
     weight = weight * (noisy == process.mask_id)
     losses = functional.cross_entropy(_wide(logits), clean, reduction="none")
     return losses * weight.to(losses.dtype)
