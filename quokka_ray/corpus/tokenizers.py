@@ -144,6 +144,16 @@ class JsonTokenizer:
         (folder / "tokenizer.json").write_bytes(self._content)
 
 
+def text_bytes(tokenizer: Tokenizer, windows: NDArray[np.integer]) -> int:
+    """Return the UTF-8 bytes that windows of tokens stand for, [count, seq_len].
+
+    Ends of documents have none. A character that a window's edge cuts counts as one byte.
+    """
+    if isinstance(tokenizer, ByteTokenizer):
+        return int((windows < 256).sum())
+    return sum(len(tokenizer.decode(row).replace("\ufffd", "?").encode()) for row in windows)
+
+
 def build_tokenizer(name_or_path: str | Path) -> Tokenizer:
     """Return the byte tokenizer for `bytes`, else the tokenizer of a JSON file.
 

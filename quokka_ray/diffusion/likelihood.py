@@ -1,20 +1,31 @@
-"""The validation NELBO that all trials of a study share.
+"""The validation loss that all trials of a study share: a bound for noise, exact without.
 
-NELBO(x) = E over k uniform on 1..L of (L / k) * E over subsets S of k positions of the sum over
-S of -log p(x_i | x outside S). The same sequences and the same masks for every model: what two
-models differ by is then measured far better than what each of them is.
+Masks: NELBO(x) = E over k uniform on 1..L of (L / k) * E over subsets S of k positions of the sum
+over S of -log p(x_i | x outside S), which needs neither a noise schedule nor a discretised time.
+Uniform and hybrid noise: the integral over noise levels of `elbo`, its levels stratified over all
+sequences and draws. It does not depend on the schedule that training used either, so levels are
+those of the linear one, and the model is told the time that its own schedule gives them.
+Autoregressive models: the exact negative log-likelihood.
+
+The same sequences, levels and noise for every model: what two models differ by is then measured
+far better than what each of them is. Sums are in float64.
 """
 
 import hashlib
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
-from quokka_ray.diffusion.masks import validation_masks
+from quokka_ray.diffusion.build import build_process, build_schedule
+from quokka_ray.diffusion.masks import VALIDATION, stream, validation_masks
+from quokka_ray.diffusion.noised import next_token_losses, process_losses
 from quokka_ray.diffusion.objective import Denoiser, masked_cross_entropy
+from quokka_ray.diffusion.schedules import Linear
 from quokka_ray.study.config import EvaluationConfig
+from quokka_ray.study.diffusion import DiffusionConfig
 
 VERSION = 1
 """Part of the evaluator's identity: raised when the same settings would give other numbers."""
@@ -29,7 +40,7 @@ class Likelihood:
 
     Attributes:
         loss: Mean over sequences.
-        stderr: Standard error of `loss` over the choice of sequences and masks. Two models of a
+        stderr: Standard error of `loss` over the choice of sequences and noise. Two models of a
             study share both, so their difference has a smaller one: see `paired_stderr`.
         per_sequence: float64 [S], each sequence's loss, the mean of its draws.
     """
@@ -38,14 +49,48 @@ class Likelihood:
     stderr: float
     per_sequence: np.ndarray
 
+    @property
+    def perplexity(self) -> float:
+        """exp(loss): an upper bound of the perplexity per token, exact for next tokens."""
+        return float(np.exp(np.float64(self.loss)))
+
+    def bits_per_byte(self, tokens: int, text_bytes: int) -> float:
+        """Return the loss of `tokens` tokens over ln 2 and the UTF-8 bytes that they stand for.
+
+        Ends of documents count as tokens and have no bytes. NaN for a text of no bytes.
+        """
+        return self.loss * tokens / (math.log(2) * text_bytes) if text_bytes else math.nan
+
+
+def bound_name(diffusion: DiffusionConfig, evaluation: EvaluationConfig) -> str:
+    """Return how a model of this kind is evaluated: the second half of the evaluator's id."""
+    draws = f"{evaluation.draws}-s{evaluation.seed}-v{VERSION}"
+    if diffusion.kernel == "none":
+        return f"exact-v{VERSION}"
+    if diffusion.kernel == "uniform":
+        return f"uniform{draws}"
+    if diffusion.kernel == "hybrid":
+        return f"hybrid-p{diffusion.hybrid_p_uniform:g}-g{diffusion.hybrid_gamma:g}-{draws}"
+    if diffusion.kernel == "log_snr_hybrid":
+        return f"logsnr-b{diffusion.hybrid_shift:g}-a{diffusion.hybrid_scale:g}-{draws}"
+    return f"exactk{draws}"
+
 
 def evaluator_id(
-    validation_hash: str, tokenizer_id: str, seq_len: int, evaluation: EvaluationConfig
+    validation_hash: str,
+    tokenizer_id: str,
+    seq_len: int,
+    evaluation: EvaluationConfig,
+    diffusion: DiffusionConfig | None = None,
 ) -> str:
-    """Return `<data>/<bound>`: what was evaluated on, and how. Only equal ids share a law."""
+    """Return `<data>/<bound>`: what was evaluated on, and how.
+
+    Only observations of equal ids share a law. Models of different noise have different bounds
+    on equal data: they may be compared, the first halves being equal. `diffusion` unset: masks.
+    """
     data = (validation_hash, tokenizer_id, seq_len, evaluation.sequences, evaluation.seed)
     digest = hashlib.sha256(repr(data).encode()).hexdigest()[:12]
-    return f"{digest}/exactk{evaluation.draws}-s{evaluation.seed}-v{VERSION}"
+    return f"{digest}/{bound_name(diffusion or DiffusionConfig(), evaluation)}"
 
 
 def paired_stderr(a: np.ndarray, b: np.ndarray) -> float:
@@ -59,6 +104,44 @@ def _stderr(values: np.ndarray) -> float:
     return float(values.std(ddof=1) / math.sqrt(len(values)))
 
 
+def _likelihood(per_sequence: np.ndarray) -> Likelihood:
+    return Likelihood(float(per_sequence.mean()), _stderr(per_sequence), per_sequence)
+
+
+def validation_loss(
+    model: Denoiser,
+    windows: np.ndarray,
+    evaluation: EvaluationConfig,
+    vocab_size: int,
+    device: str = "cpu",
+    diffusion: DiffusionConfig | None = None,
+) -> Likelihood:
+    """Return the loss of `windows` in nats per token, by the bound of the model's noise.
+
+    Args:
+        model: The denoiser, on `device`.
+        windows: int64 [S, L], the fixed validation sequences.
+        evaluation: Draws per sequence and the noise's seed; without noise there is one draw.
+        vocab_size: Real tokens K.
+        device: Where to compute.
+        diffusion: What the model was trained under; unset: masks.
+    """
+    diffusion = diffusion or DiffusionConfig()
+    if diffusion.kernel == "none":
+        return _exact(model, windows, vocab_size, device)
+    if diffusion.kernel == "mask":
+        return validation_nelbo(model, windows, evaluation, vocab_size, device)
+    return _process_bound(model, windows, evaluation, diffusion, vocab_size, device)
+
+
+def _parts(windows: np.ndarray, vocab_size: int) -> Iterator[slice]:
+    """Yield rows that are evaluated at once."""
+    sequences, seq_len = windows.shape
+    rows = min(_ROWS_OF_TOKENS // seq_len, _LOGITS_AT_ONCE // (seq_len * vocab_size))
+    for first in range(0, sequences, max(1, rows)):
+        yield slice(first, min(first + max(1, rows), sequences))
+
+
 @torch.no_grad()
 def validation_nelbo(
     model: Denoiser,
@@ -67,7 +150,7 @@ def validation_nelbo(
     vocab_size: int,
     device: str = "cpu",
 ) -> Likelihood:
-    """Return the NELBO of `windows` in nats per token; sums are in float64.
+    """Return the exact-k NELBO of `windows` under mask noise, in nats per token.
 
     Args:
         model: The denoiser, on `device`.
@@ -77,21 +160,76 @@ def validation_nelbo(
         device: Where to compute.
     """
     sequences, seq_len = windows.shape
-    rows = min(_ROWS_OF_TOKENS // seq_len, _LOGITS_AT_ONCE // (seq_len * vocab_size))
-    rows = max(1, rows)
     sums = np.zeros(sequences)
     for masks in validation_masks(evaluation.seed, sequences, evaluation.draws, seq_len):
         ends = np.concatenate(([0], np.cumsum(masks.counts)))
-        for first in range(0, sequences, rows):
-            last = min(first + rows, sequences)
+        for part in _parts(windows, vocab_size):
+            first, last = part.start, part.stop
             flat = masks.flat[ends[first] : ends[last]] - first * seq_len
             losses = masked_cross_entropy(
                 model,
-                torch.from_numpy(windows[first:last]).to(device),
+                torch.from_numpy(windows[part]).to(device),
                 torch.from_numpy(flat).to(device),
             )
             values = losses.double().cpu().numpy()
             row_sums = np.add.reduceat(values, ends[first:last] - ends[first])
-            sums[first:last] += row_sums / masks.counts[first:last]
-    per_sequence = sums / evaluation.draws
-    return Likelihood(float(per_sequence.mean()), _stderr(per_sequence), per_sequence)
+            sums[part] += row_sums / masks.counts[part]
+    return _likelihood(sums / evaluation.draws)
+
+
+def validation_rates(seed: int, sequences: int, draws: int) -> np.ndarray:
+    """Return the noise levels of every validation sequence, float64 [draws, S] in (0, 1).
+
+    Stratified twice, as the counts of `validation_masks` are: a sequence's draws fall in
+    different parts of [0, 1], and all draws together cover it evenly.
+    """
+    rates = np.empty((draws, sequences))
+    for draw in range(draws):
+        shared = stream(seed, VALIDATION, 0, draw)
+        cell = draw * sequences + shared.permutation(sequences)
+        rates[draw] = (cell + shared.random(sequences)) / (sequences * draws)
+    return rates
+
+
+@torch.no_grad()
+def _process_bound(
+    model: Denoiser,
+    windows: np.ndarray,
+    evaluation: EvaluationConfig,
+    diffusion: DiffusionConfig,
+    vocab_size: int,
+    device: str,
+) -> Likelihood:
+    process = build_process(diffusion, vocab_size, Linear())
+    told = build_schedule(diffusion)
+    sequences, seq_len = windows.shape
+    sums = np.zeros(sequences)
+    rates = validation_rates(evaluation.seed, sequences, evaluation.draws)
+    for draw, levels in enumerate(rates):
+        noisy = np.empty_like(windows)
+        for row in range(sequences):
+            generator = stream(evaluation.seed, VALIDATION, 1 + row, draw)
+            rows = slice(row, row + 1)
+            noisy[rows] = process.corrupt(windows[rows], levels[rows], generator)
+        times = np.clip(told.inverse(levels), 0.0, 1.0).astype(np.float32)
+        for part in _parts(windows, vocab_size):
+            losses = process_losses(
+                model,
+                process,
+                torch.from_numpy(windows[part]).to(device),
+                torch.from_numpy(noisy[part]).to(device),
+                torch.from_numpy(levels[part]).to(device),
+                torch.from_numpy(times[part]).to(device),
+            )
+            sums[part] += losses.view(-1, seq_len).double().mean(1).cpu().numpy()
+    return _likelihood(sums / evaluation.draws)
+
+
+@torch.no_grad()
+def _exact(model: Denoiser, windows: np.ndarray, vocab_size: int, device: str) -> Likelihood:
+    sums = np.zeros(len(windows))
+    for part in _parts(windows, vocab_size):
+        tokens = torch.from_numpy(windows[part]).to(device)
+        losses = next_token_losses(model, tokens, vocab_size)
+        sums[part] = losses.view(tokens.shape).double().mean(1).cpu().numpy()
+    return _likelihood(sums)

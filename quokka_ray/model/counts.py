@@ -36,11 +36,9 @@ def masked_fraction(seq_len: int) -> float:
 def head_fraction(diffusion: DiffusionConfig, seq_len: int) -> float:
     """Return the share of positions where training computes logits, its mean over noise.
 
-    Masks: the masked positions, 1 - alpha(t) on average over the times that are drawn; uniform
-    and hybrid noise: all; autoregressive: all but the last, which has no next token.
+    Masks: the masked positions, 1 - alpha(t) on average over the times that are drawn. Other
+    noise, and next tokens, the first one of a window among them: all.
     """
-    if diffusion.kernel == "none":
-        return (seq_len - 1) / seq_len
     if diffusion.kernel != "mask":
         return 1.0
     if diffusion.mask_sampler == "importance":

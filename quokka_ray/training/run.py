@@ -16,7 +16,8 @@ import numpy as np
 import torch
 
 from quokka_ray.corpus.store import TokenCorpus
-from quokka_ray.diffusion.likelihood import evaluator_id, validation_nelbo
+from quokka_ray.corpus.tokenizers import text_bytes
+from quokka_ray.diffusion.likelihood import evaluator_id, validation_loss
 from quokka_ray.errors import ConfigurationError, MachineError
 from quokka_ray.model.counts import count_params, evaluation_flops, training_flops
 from quokka_ray.study.trajectory import TrajectoryConfig
@@ -29,6 +30,7 @@ from quokka_ray.training.checkpoints import (
 from quokka_ray.training.loop import Trainer
 from quokka_ray.training.lr_schedules import is_cooled
 from quokka_ray.training.metrics import Metrics, Row
+from quokka_ray.training.trained import keep_tokenizer
 
 _CHECK_EVERY = 32
 """Steps between checks for divergence; fixed, so that a repeated run ends at the same step."""
@@ -40,7 +42,8 @@ class Outcome:
 
     Attributes:
         status: `interrupted` is resumable; the others are final.
-        loss: Validation NELBO in nats per token, NaN unless finished.
+        loss: Validation loss in nats per token: the NELBO, for an autoregressive model the exact
+            loss; NaN unless finished.
         loss_stderr: Its standard error.
         flops_spent: Exact FLOPs of all attempts so far.
         tokens: Tokens processed.
@@ -83,6 +86,7 @@ def train(
     torch.set_num_threads(threads)
     folder.mkdir(parents=True, exist_ok=True)
     _write_config(config, folder / "config.json")
+    keep_tokenizer(config.corpus, folder)
     metrics = Metrics(folder / "metrics.jsonl", report)
     try:
         ended = metrics.of_kind("ended")
@@ -123,8 +127,11 @@ class _Run:
     @property
     def spent(self) -> float:
         """Exact FLOPs of all attempts: what earlier ones reported, and this one's steps."""
-        tokens = (self.trainer.step - self.first_step) * self.config.batch_tokens
-        done = training_flops(self.config.shape, self.config.model, self.config.vocab_size, tokens)
+        config = self.config
+        tokens = (self.trainer.step - self.first_step) * config.batch_tokens
+        done = training_flops(
+            config.shape, config.model, config.vocab_size, tokens, config.diffusion
+        )
         return self.metrics.spent + done + self.evaluated
 
     def go(self, should_stop: Callable[[], bool]) -> Outcome:
@@ -176,10 +183,17 @@ class _Run:
         windows = self.corpus.validation_windows(
             model.seq_len, evaluation.sequences, evaluation.seed
         )
-        result = validation_nelbo(
-            self.trainer.model, windows, evaluation, config.vocab_size, self.device
+        result = validation_loss(
+            self.trainer.model,
+            windows,
+            evaluation,
+            config.vocab_size,
+            self.device,
+            config.diffusion,
         )
-        self.evaluated = evaluation_flops(config.shape, model, config.vocab_size, evaluation)
+        self.evaluated = evaluation_flops(
+            config.shape, model, config.vocab_size, evaluation, config.diffusion
+        )
         cooled = is_cooled(config.lr_schedule, config.training)
         name = f"{config.id}@{config.tokens}" + ("+cooldown" if cooled else "")
         paired = self.folder / "evaluations" / f"{config.tokens}.npy"
@@ -195,10 +209,17 @@ class _Run:
             "loss": result.loss,
             "loss_stderr": result.stderr,
             "evaluator": evaluator_id(
-                self.corpus.validation_hash, config.tokenizer, model.seq_len, evaluation
+                self.corpus.validation_hash,
+                config.tokenizer,
+                model.seq_len,
+                evaluation,
+                config.diffusion,
             ),
             "train_loss": _finite(self.trainer.smoothed_loss.item()),
-            "bits_per_byte": result.loss / math.log(2) / self.corpus.bytes_per_token,
+            "perplexity": _finite(result.perplexity),
+            "bits_per_byte": result.bits_per_byte(
+                windows.size, text_bytes(self.corpus.tokenizer(), windows)
+            ),
             "flops": config.flops,
             "flops_spent": self.spent,
             "device_seconds": self._seconds(),
