@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from analysis.errors import AnalysisError
 from quokka_ray import __version__
-from quokka_ray.cli import doctor, laws, run, search, tensorboard
+from quokka_ray.cli import doctor, generate, laws, run, search, tensorboard
 from quokka_ray.errors import QuokkaError
 
 EXIT_CODES = """\
@@ -38,6 +38,7 @@ def build_parser() -> argparse.ArgumentParser:
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
     search.add_verbs(verbs)
     run.add_verbs(verbs)
+    generate.add_verbs(verbs)
     laws.add_verbs(verbs)
     tensorboard.add_verbs(verbs)
     doctor.add_verbs(verbs)

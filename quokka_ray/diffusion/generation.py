@@ -38,7 +38,8 @@ def generate(
     Args:
         model: The denoiser, or for `process` None a causal model, on `device`.
         canvas: What is given, and what is to be written.
-        process: The noise that the model was trained on; None: it predicts the next token.
+        process: The noise that the model was trained on; None: it predicts the next token. A
+            model without an attribute `time_conditioning` is told the time if the noise needs it.
         sampling: How to draw.
         seq_len: The model's sequence length L.
         count: Texts B to write side by side.
@@ -66,14 +67,16 @@ def generate(
             f"the {sampling.sampler} sampler keeps the surest of masked tokens, and this model "
             f"was trained on {type(process).__name__.lower()} noise; use the ancestral sampler"
         )
-    conditioned = getattr(model, "time_conditioning", None) is not None
+    timed = process is not None and process.needs_time
+    if hasattr(model, "time_conditioning"):
+        timed = model.time_conditioning is not None
     texts = Texts(
         model,
         canvas,
         seed=sampling.seed,
         numbers=range(first, first + count),
         seq_len=seq_len,
-        timed=conditioned or (process is not None and process.needs_time),
+        timed=timed,
         device=device,
     )
     if process is None:
