@@ -1,9 +1,10 @@
 """Documents packed into one window: attention and convolution that stay within them.
 
-Where documents end is read from the input itself, never from a mask tensor [T, T]: a token that
-ends a document belongs to it, and the next position begins another. An end that noise hides is
-not seen, so the model is told nothing that its input does not say, and its likelihood is still
-that of the whole text.
+Where documents end is read from the input itself, and no mask tensor [T, T] is made. A token that
+ends a document belongs to it, and the next position begins another; in a causal model, which
+reads it to guess what comes next, it opens the next document. An end that noise hides is not
+seen, and a noise token that reads as an end is one: the model is told nothing that its input does
+not say, and its likelihood is still that of the whole text.
 
 Rotary positions run on through the window. Scores depend on the distance of two positions alone,
 so starting anew in each document would change nothing.
@@ -30,17 +31,22 @@ class Documents:
 
     Attributes:
         ids: int64 [B, T], the number of ends before each position: equal within a document.
+
+    Args:
+        tokens: The model's input, int64 [B, T], on any device.
+        end: The token that ends a document.
+        causal: Positions attend to earlier ones only.
     """
 
-    def __init__(self, tokens: Tensor, end: int) -> None:
-        """Read the documents of `tokens`, int64 [B, T], whose ends are the token `end`."""
+    def __init__(self, tokens: Tensor, end: int, causal: bool = False) -> None:
         ends = tokens == end
-        self.ids = ends.cumsum(1) - ends.long()
+        self.ids = ends.cumsum(1) if causal else ends.cumsum(1) - ends.long()
+        self.causal = causal
         self._spans: list[tuple[int, int, int]] | None = None
         self._block_mask: BlockMask | None = None
 
     def attend(
-        self, query: Tensor, key: Tensor, value: Tensor, causal: bool, scale: float | None
+        self, query: Tensor, key: Tensor, value: Tensor, scale: float | None = None
     ) -> Tensor:
         """Return attention within documents, [B, H, T, head_dim] from three of that shape.
 
@@ -48,11 +54,11 @@ class Documents:
         are attended to one after another.
         """
         if query.device.type == "cuda":
-            return self.attend_in_blocks(query, key, value, causal, scale)
-        return self.attend_in_turn(query, key, value, causal, scale)
+            return self.attend_in_blocks(query, key, value, scale)
+        return self.attend_in_turn(query, key, value, scale)
 
     def attend_in_turn(
-        self, query: Tensor, key: Tensor, value: Tensor, causal: bool, scale: float | None
+        self, query: Tensor, key: Tensor, value: Tensor, scale: float | None = None
     ) -> Tensor:
         """Attend document by document. Waits for the device, to know their lengths."""
         parts = [
@@ -60,7 +66,7 @@ class Documents:
                 query[row : row + 1, :, first:last],
                 key[row : row + 1, :, first:last],
                 value[row : row + 1, :, first:last],
-                is_causal=causal,
+                is_causal=self.causal,
                 scale=scale,
             )
             for row, first, last in self.spans
@@ -70,12 +76,12 @@ class Documents:
         return flat.view(heads, batch, seq_len, head_dim).transpose(0, 1)
 
     def attend_in_blocks(
-        self, query: Tensor, key: Tensor, value: Tensor, causal: bool, scale: float | None
+        self, query: Tensor, key: Tensor, value: Tensor, scale: float | None = None
     ) -> Tensor:
         """Attend through FlexAttention, one block mask for all layers of a forward pass."""
         compiled = query.device.type == "cuda"
         if self._block_mask is None:
-            ids = self.ids
+            ids, causal = self.ids, self.causal
 
             def same_document(b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
                 same = ids[b, q] == ids[b, k]

@@ -109,7 +109,7 @@ class Attention(nn.Module):
                 query, key, value, is_causal=self.causal, scale=self.scale
             )
         else:
-            mixed = documents.attend(query, key, value, self.causal, self.scale)
+            mixed = documents.attend(query, key, value, self.scale)
         return self.out(mixed.transpose(1, 2).flatten(2))
 
 
@@ -182,6 +182,7 @@ class DiffusionTransformer(nn.Module):
                 "attention within documents needs end_of_document, the token that ends one"
             )
         self.end_of_document = end_of_document if within else None
+        self.causal = bool(model.causal)
         self.transfer = transfer
         self.vocab_size = vocab_size
         self.mask_id = vocab_size
@@ -260,7 +261,7 @@ class DiffusionTransformer(nn.Module):
         table = self.rotary[: tokens.shape[1]]
         documents = None
         if self.end_of_document is not None:
-            documents = Documents(tokens, self.end_of_document)
+            documents = Documents(tokens, self.end_of_document, self.causal)
         for block in self.blocks:
             x = block(x, table, documents)
         return self.final_norm(x)
