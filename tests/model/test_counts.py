@@ -26,7 +26,6 @@ from quokka_ray.study.trajectory import Shape
 TINY = ModelConfig(
     seq_len=64, head_dim=8, ffn_multiple=8, rope_base=100, embedding_norm=True, conv_width=3
 )
-ORACLES = Path(__file__).parents[3] / "shared" / "oracles" / "flops_params.json"
 
 
 def built_size(shape, model, vocab_size):
@@ -149,32 +148,28 @@ def test_evaluation_is_a_forward_pass_of_every_draw():
     assert masked_fraction(64) == pytest.approx(0.5078125)
 
 
-def test_flops_equal_those_published_for_smdm_and_megadlms():
-    # SMDM's 66M row: 10 layers of width 640, ten heads, gated width 2560, 32k tokens.
-    model = ModelConfig(seq_len=2048, qk_norm=False)
-    shape = Shape(d_model=640, layers=10, heads=10, ffn=2560)
-    assert count_params_non_embedding(shape, model, 32_000) == 65_549_440
-    assert flops_per_token(shape, model, 32_000, head_fraction=1) == 673_382_400
-    assert flops_per_token(shape, model, 32_000, head_fraction=0.5) == 611_942_400
-    wide = ModelConfig(seq_len=2048, head_dim=128)
+SMDM = json.loads((Path(__file__).parent / "data" / "smdm_sizes.json").read_text())
+
+
+@pytest.mark.parametrize("row", SMDM["rows"], ids=lambda row: row[0])
+def test_counts_equal_all_thirty_sizes_of_smdm(row):
+    _, layers, d_model, heads, ffn, non_embedding, untied, full, half = row
+    model = ModelConfig(seq_len=SMDM["seq_len"], head_dim=d_model // heads, qk_norm=False)
+    shape = Shape(d_model=d_model, layers=layers, heads=heads, ffn=ffn)
+    vocab_size = SMDM["vocab_size"]
+    assert count_params_non_embedding(shape, model, vocab_size) == non_embedding
+    # Its head is a second table, without a row for the mask.
+    assert count_params(shape, model, vocab_size) + vocab_size * d_model == untied
+    assert flops_per_token(shape, model, vocab_size, head_fraction=1) == full
+    assert flops_per_token(shape, model, vocab_size, head_fraction=0.5) == half
+
+
+def test_counts_equal_those_of_megadlms_script_of_1_7_billion():
+    model = ModelConfig(seq_len=2048, head_dim=128)
     shape = Shape(d_model=2048, layers=28, heads=16, ffn=6144)
-    assert flops_per_token(shape, wide, 50_304, head_fraction=1) == 11_187_781_632
-
-
-def test_flops_equal_every_row_of_the_oracle_table():
-    if not ORACLES.exists():
-        pytest.skip("needs ../shared/oracles/flops_params.json")
-    for row in json.loads(ORACLES.read_text())["models"]:
-        if row["n_kv"] != row["n_head"]:
-            continue
-        head_dim = row["n_embd"] // row["n_head"]
-        model = ModelConfig(seq_len=row["seq"], head_dim=head_dim, qk_norm=False)
-        shape = Shape(
-            d_model=row["n_embd"], layers=row["n_layer"], heads=row["n_head"], ffn=row["ff"]
-        )
-        vocab, expected = row["vocab"], row["flops_per_token"]
-        assert count_params_non_embedding(shape, model, vocab) == row["non_embedding"]
-        full = flops_per_token(shape, model, vocab, head_fraction=1)
-        half = flops_per_token(shape, model, vocab, head_fraction=0.5)
-        assert full == pytest.approx(expected["exact_matmul_full_attention"], rel=1e-12)
-        assert half == pytest.approx(expected["exact_head_on_half"], rel=1e-12)
+    assert flops_per_token(shape, model, 50_304, head_fraction=1) == 11_187_781_632
+    norms = 28 * (2 * 2048 + 2 * 128) + 2048
+    matrices = count_params_non_embedding(shape, model, 50_304) - norms
+    assert matrices == 1_526_726_656
+    # In all it counts matrices and two tables of 50,304 rows, but no norms.
+    assert matrices + 2 * 50_304 * 2048 == 1_732_771_840
