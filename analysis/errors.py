@@ -35,3 +35,9 @@ class AllocationError(AnalysisError):
     """The law cannot answer this question, or the question lacks a budget."""
 
     exit_code = 2
+
+
+class ReplayError(AnalysisError):
+    """A replay that cannot be run as it was asked for."""
+
+    exit_code = 2

@@ -3,7 +3,7 @@
 import argparse
 from collections.abc import Sequence
 
-from analysis.cli import asking, comparing, files, fitting
+from analysis.cli import asking, comparing, files, fitting, replaying
 from analysis.cli.output import say
 from analysis.errors import AnalysisError
 
@@ -35,4 +35,5 @@ def add_verbs(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]")
     fitting.add_verbs(subparsers)
     asking.add_verbs(subparsers)
     comparing.add_verbs(subparsers)
+    replaying.add_verbs(subparsers)
     files.add_verbs(subparsers)

@@ -1,0 +1,123 @@
+"""Ways to choose runs, by name: what `replay` compares. A new one is a function.
+
+Each takes what was bought so far and a generator, and returns the number of a run of the menu
+that the rest of the budget pays for.
+"""
+
+import numpy as np
+
+from analysis.laws.base import FloatArray
+from analysis.replay import Design, Purchases, gradients_of
+
+START_SHARE = 0.05
+"""Of the budget, spent to fill the space before any law is trusted."""
+
+FEWEST_STARTS = 8
+LARGEST_SHARE = 1 / 3
+"""A run costs at most this share of what was spent before it, from the ninth on."""
+
+
+def random(purchases: Purchases, rng: np.random.Generator) -> int:
+    """Any run that can be paid for, all alike."""
+    return int(rng.choice(purchases.affordable))
+
+
+def space_filling(purchases: Purchases, rng: np.random.Generator) -> int:
+    """The run farthest, in ln N and ln D, from all that were bought; at first a cheap one."""
+    open_ = purchases.affordable
+    place = _places(purchases)
+    if not purchases.bought:
+        cost = purchases.world.menu["cost"].to_numpy()[open_]
+        return int(rng.choice(open_[cost <= np.quantile(cost, 0.1)]))
+    bought = place[purchases.bought]
+    distance = np.linalg.norm(place[open_][:, None] - bought, axis=2).min(axis=1)
+    return int(open_[np.argmax(distance * rng.uniform(0.9, 1.0, len(open_)))])
+
+
+def cheap_space_filling(purchases: Purchases, rng: np.random.Generator) -> int:
+    """As `space_filling`, the distance over the fourth root of the cost."""
+    open_ = purchases.affordable
+    if not purchases.bought:
+        return space_filling(purchases, rng)
+    place = _places(purchases)
+    distance = np.linalg.norm(place[open_][:, None] - place[purchases.bought], axis=2).min(axis=1)
+    cost = purchases.world.menu["cost"].to_numpy()[open_]
+    worth = distance / cost**0.25 * rng.uniform(0.9, 1.0, len(open_))
+    return int(open_[np.argmax(worth)])
+
+
+def v_optimal(purchases: Purchases, rng: np.random.Generator, exponent: float = 0.4) -> int:
+    """The run that cuts the variance of what is wanted most, over its cost to a power.
+
+    With V the posterior covariance of theta, a run of gradient f and noise sigma lowers the
+    variance of the predictions g V g by (g V f)^2 / (sigma^2 + f V f).
+    """
+    ready = _ready(purchases, rng)
+    if isinstance(ready, int):
+        return ready
+    open_, cost = ready
+    fit = purchases.fit
+    assert fit is not None
+    f = gradients_of(fit, purchases.world.menu.iloc[open_])
+    g = gradients_of(fit, purchases.world.wanted)
+    moved = f @ fit.covariance
+    variance = np.einsum("kp,kp->k", moved, f)
+    gained = ((moved @ g.T) ** 2).sum(axis=1) / (fit.sigma**2 + variance)
+    return int(open_[np.argmax(gained / cost**exponent)])
+
+
+def d_optimal(purchases: Purchases, rng: np.random.Generator) -> int:
+    """The run that shrinks the volume of theta's uncertainty most for its cost."""
+    ready = _ready(purchases, rng)
+    if isinstance(ready, int):
+        return ready
+    open_, cost = ready
+    fit = purchases.fit
+    assert fit is not None
+    f = gradients_of(fit, purchases.world.menu.iloc[open_])
+    variance = np.einsum("kp,pq,kq->k", f, fit.covariance, f)
+    return int(open_[np.argmax(np.log1p(variance / fit.sigma**2) / cost)])
+
+
+def isoflop(purchases: Purchases, rng: np.random.Generator) -> int:
+    """Five budgets of seven sizes, spread over what the whole budget pays for; then random."""
+    menu, open_ = purchases.world.menu, purchases.affordable
+    work = 6.0 * menu["params"].to_numpy() * menu["tokens"].to_numpy()
+    # A budget of 1 / 7 / (1 + 1/2 + 1/4 + ...) on the largest level uses up what there is.
+    top = min(purchases.budget / 14.0, float(work.max()))
+    number = len(purchases.bought)
+    if number >= 35:
+        return random(purchases, rng)
+    level = max(top / 2.0 ** (4 - number // 7), float(work.min()))
+    near = open_[np.abs(np.log(work[open_] / level)) < 0.5]
+    if not near.size:
+        near = open_[[int(np.argmin(np.abs(np.log(work[open_] / level))))]]
+    size = np.log(menu["params"].to_numpy()[near])
+    wanted = size.min() + (number % 7) / 6.0 * np.ptp(size)
+    return int(near[np.argmin(np.abs(size - wanted))])
+
+
+def _places(purchases: Purchases) -> FloatArray:
+    menu = purchases.world.menu
+    return np.log(menu[["params", "tokens"]].to_numpy(dtype=np.float64))
+
+
+def _ready(purchases: Purchases, rng: np.random.Generator) -> int | tuple[np.ndarray, FloatArray]:
+    """Return the candidates with their costs, or a run of the space-filling start."""
+    open_ = purchases.affordable
+    cost = purchases.world.menu["cost"].to_numpy(dtype=np.float64)[open_]
+    begun = purchases.spent >= START_SHARE * purchases.budget
+    if len(purchases.bought) < FEWEST_STARTS or not begun or purchases.fit is None:
+        return cheap_space_filling(purchases, rng)
+    small = cost <= max(LARGEST_SHARE * purchases.spent, float(cost.min()))
+    return open_[small], cost[small]
+
+
+DESIGNS: dict[str, Design] = {
+    "random": random,
+    "space_filling": space_filling,
+    "cheap_space_filling": cheap_space_filling,
+    "v_optimal": v_optimal,
+    "d_optimal": d_optimal,
+    "isoflop": isoflop,
+}

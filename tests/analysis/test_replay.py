@@ -1,0 +1,136 @@
+"""Replays: nothing is read before it is paid for, budgets hold, designs compare."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+from laboratory import observe, scattered
+
+from analysis.cli import main
+from analysis.designs import DESIGNS
+from analysis.errors import ReplayError
+from analysis.replay import (
+    Purchases,
+    SurfaceWorld,
+    TableWorld,
+    five_parameters,
+    replay,
+    replay_many,
+)
+
+
+@pytest.fixture(scope="module")
+def world():
+    rng = np.random.default_rng(0)
+    runs = observe(*scattered(120, rng), rng)
+    large = (runs["params"] * runs["tokens"]).rank() > 100
+    return TableWorld.of(runs[~large], runs[large])
+
+
+def test_designs_never_see_losses_of_the_pool(world):
+    assert "loss" not in world.menu
+    assert "loss" not in world.wanted
+
+
+@pytest.mark.parametrize("name", DESIGNS)
+def test_each_design_spends_its_budget_and_no_run_twice(world, name):
+    budget = 0.2 * world.menu["cost"].sum()
+    seen: list[int] = []
+
+    def design(purchases, rng):
+        run = DESIGNS[name](purchases, rng)
+        assert run in purchases.affordable
+        seen.append(run)
+        return run
+
+    row = replay(world, design, five_parameters, [budget], 0).iloc[0]
+    assert len(set(seen)) == len(seen) == row["runs"]
+    assert row["spent"] <= budget
+    left = world.menu["cost"].drop(seen)
+    assert row["spent"] + left.min() > budget
+
+
+def test_the_whole_pool_scores_as_a_fit_of_it(world):
+    whole = replay(world, DESIGNS["random"], five_parameters, [2 * world.menu["cost"].sum()], 1)
+    runs = world.menu.assign(loss=world.recorded)
+    expected = world.score(five_parameters(runs))
+    assert whole["rmse"].iloc[0] == pytest.approx(expected["rmse"], rel=1e-6)
+
+
+def test_one_seed_repeats_itself_whatever_the_number_of_processes(world):
+    designs = {"random": DESIGNS["random"], "v_optimal": DESIGNS["v_optimal"]}
+    budgets = [0.05 * world.menu["cost"].sum()]
+    alone = replay_many(world, designs, five_parameters, budgets, range(2))
+    together = replay_many(world, designs, five_parameters, budgets, range(2), jobs=2)
+    pd.testing.assert_frame_equal(alone, together)
+    assert list(alone.columns[:3]) == ["design", "seed", "budget"]
+
+
+def surface() -> SurfaceWorld:
+    rows = [
+        (np.sqrt(work / 6 / ratio), np.sqrt(work / 6 * ratio), work)
+        for work in np.geomspace(1e17, 3e18, 10)
+        for ratio in np.geomspace(1, 300, 10)
+    ]
+    menu = pd.DataFrame(rows, columns=["params", "tokens", "cost"])
+
+    def log_loss(log_params, log_tokens):
+        u, v = 480 * np.exp(-0.35 * log_params), 2100 * np.exp(-0.37 * log_tokens)
+        return np.log(1.8 + u + v)
+
+    return SurfaceWorld(menu, log_loss, sigma=0.004, target=1e22)
+
+
+def test_on_a_surface_the_optimum_is_judged_and_steering_beats_chance():
+    world = surface()
+    errors = {}
+    for name in ("random", "v_optimal"):
+        found = [
+            replay(world, DESIGNS[name], five_parameters, [1e19], seed).iloc[0]
+            for seed in range(5)
+        ]
+        errors[name] = np.median([row["ln_loss"] for row in found])
+        assert np.mean([row["coverage"] for row in found]) > 0.5
+    assert errors["v_optimal"] < errors["random"]
+
+
+def test_a_budget_that_buys_nothing_is_refused(world):
+    with pytest.raises(ReplayError, match="buys no run; the cheapest is"):
+        replay(world, DESIGNS["random"], five_parameters, [1.0], 0)
+
+
+def test_a_law_is_fitted_once_for_what_was_bought(world):
+    calls = []
+
+    def counting(runs):
+        calls.append(len(runs))
+        return five_parameters(runs)
+
+    purchases = Purchases(world, world.menu["cost"].sum(), counting)
+    for run in range(12):
+        purchases.bought.append(run)
+        purchases.losses.append(world.buy(run, np.random.default_rng(0)))
+    assert purchases.fit is purchases.fit
+    assert calls == [12]
+
+
+def test_the_verb_prints_medians_by_budget(tmp_path, capsys):
+    rng = np.random.default_rng(1)
+    path = tmp_path / "runs.csv"
+    observe(*scattered(80, rng), rng).to_csv(path, index=False)
+    call = ["replay", str(path), "--design", "random,space_filling", "--budget", "10%,30%"]
+    call += ["--seeds", "2", "--estimator", "five_parameters"]
+    assert main([*call, "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert [(row["design"], row["runs"] > 0) for row in rows] == [
+        ("random", True),
+        ("random", True),
+        ("space_filling", True),
+        ("space_filling", True),
+    ]
+    assert main(call) == 0
+    assert "to buy" in capsys.readouterr().out
+    assert main(["replay", str(path), "--design", "oracle"]) == 2
+    assert "known: random" in capsys.readouterr().err
+    assert main(["replay", str(path), "--budget", "lots"]) == 2
