@@ -56,9 +56,10 @@ def transfer_of(shape: Shape, training: TrainingConfig) -> Transfer:
     """Return the factors of one size under `training.transfer`."""
     if training.transfer == "none":
         return Transfer()
-    width = shape.d_model / training.transfer_base_width
-    depth = shape.layers / training.transfer_base_layers
     complete = training.transfer == "completep"
+    # The section holds the base of every rule that needs one.
+    width = shape.d_model / (training.transfer_base_width or shape.d_model)
+    depth = shape.layers / (training.transfer_base_layers or shape.layers)
     return Transfer(
         hidden_std=width**-0.5,
         hidden_lr=1 / width,

@@ -153,10 +153,10 @@ class TrainingConfig(Section):
     transfer: Literal["none", "mup", "completep"] = "none"
     """What changes with width and depth, so that lr, weight_decay and eps found at one size hold
     at others (`model/transfer.py`): nothing; muP, width alone; CompleteP, width and depth."""
-    transfer_base_width: int = Field(default=256, ge=1)
+    transfer_base_width: int | None = Field(default=None, ge=1)
     """Width at which `transfer` changes nothing: where lr, weight_decay and eps are stated."""
-    transfer_base_layers: int = Field(default=4, ge=1)
-    """Depth at which `transfer` changes nothing."""
+    transfer_base_layers: int | None = Field(default=None, ge=1)
+    """Depth at which `completep` changes nothing."""
     grad_clip: float = Field(default=1.0, gt=0)
     batch_sequences: int = Field(default=256, ge=2, multiple_of=2)
     """Sequences of one optimiser step; even, because masks come in antithetic pairs."""
@@ -173,6 +173,22 @@ class TrainingConfig(Section):
     def _phases_fit(self) -> Self:
         if self.warmup_fraction + self.cooldown_fraction > 1:
             raise ValueError("warmup_fraction and cooldown_fraction together exceed 1")
+        return self
+
+    @model_validator(mode="after")
+    def _transfer_has_its_base(self) -> Self:
+        rule = self.transfer
+        for name, value, needed in (
+            ("transfer_base_width", self.transfer_base_width, rule != "none"),
+            ("transfer_base_layers", self.transfer_base_layers, rule == "completep"),
+        ):
+            if needed and value is None:
+                raise ValueError(
+                    f"transfer {rule!r} needs {name}: that of the size at which lr, weight_decay "
+                    "and eps were found"
+                )
+            if value is not None and not needed:
+                raise ValueError(f"{name} has no meaning with transfer {rule!r}: leave it out")
         return self
 
 

@@ -11,12 +11,20 @@ from quokka_ray.study.trajectory import Shape
 from quokka_ray.training.optimizers import build_optimizers
 
 FAMILY = ModelConfig(seq_len=16, head_dim=8, ffn_multiple=8, rope_base=100, init_std=0.1)
-RECIPE = TrainingConfig(transfer_base_width=32, transfer_base_layers=2, lr=4e-3)
+BASES = {
+    "none": {},
+    "mup": {"transfer_base_width": 32},
+    "completep": {"transfer_base_width": 32, "transfer_base_layers": 2},
+}
 WIDTHS, DEPTHS = (32, 64, 128, 256), (2, 4, 8, 16)
 
 
+def recipe_of(transfer="none", **training):
+    return TrainingConfig(**{"lr": 4e-3, "transfer": transfer, **BASES[transfer], **training})
+
+
 def built(width, layers, *, zero_init=False, **training):
-    recipe = RECIPE.model_copy(update=training)
+    recipe = recipe_of(**training)
     shape = Shape(d_model=width, layers=layers, heads=width // 8, ffn=8 * width // 3 // 8 * 8)
     family = FAMILY.model_copy(update={"zero_init_residual": zero_init})
     transfer = transfer_of(shape, recipe)
@@ -72,7 +80,7 @@ def test_activations_stay_level_over_depth_with_completep_and_drift_without(
 @pytest.mark.parametrize("rule", ["mup", "completep"])
 def test_at_the_base_size_a_rule_changes_nothing(rule):
     shape = Shape(d_model=32, layers=2, heads=4, ffn=80)
-    transfer = transfer_of(shape, RECIPE.model_copy(update={"transfer": rule}))
+    transfer = transfer_of(shape, recipe_of(rule))
     assert transfer == Transfer(linear_attention=True)
     plain = change_of_the_stream(32, 2)
     assert change_of_the_stream(32, 2, transfer=rule) == pytest.approx(plain, rel=1e-4)
