@@ -35,8 +35,8 @@ _FIRST, _LAST = 1e-30, 1 - 2**-53
 _HIGHEST_LOG_RATIO = 700.0
 """Above it R would overflow; reached only where x_theta calls the truth impossible."""
 
-_ELEMENTS_AT_ONCE = 1 << 22
-"""Logits that the fused pass works on at once; bounds its temporary memory."""
+_ELEMENTS_AT_ONCE = 1 << 16
+"""Probabilities that the fused pass works on at once on a CPU; bounds its temporary memory."""
 
 
 @dataclass(frozen=True)
@@ -189,7 +189,7 @@ def _masked(process: Mask, logits: Tensor, clean: Tensor, noisy: Tensor, t: Tens
 
 
 class _Fused(torch.autograd.Function):
-    """`general_elbo` in chunks of rows, keeping the logits and [M] terms for the gradient.
+    """`general_elbo` with its own gradient, keeping one [M, K] tensor, x_theta.
 
     With h_v = alpha x_theta(v) / p_t(v), the loss's derivative by log x_theta(v) is
     w (-q_t(v) h_v + (1 - R) h_v 1[v = z]); log-softmax turns it into the one by the logits.
@@ -197,51 +197,52 @@ class _Fused(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, logits: Tensor, clean: Tensor, noisy: Tensor, at: _Positions) -> Tensor:
-        normaliser = torch.empty(len(logits), dtype=_wide(logits[:0]).dtype, device=logits.device)
-        total = torch.empty_like(normaliser)
-        snr = _bounded(at.snr, normaliser.dtype)
-        for rows in _chunks(logits):
-            scores = _wide(logits[rows])
-            normaliser[rows] = scores.logsumexp(-1)
-            odds = (scores - (normaliser[rows] - snr[rows])[:, None]).exp_()
-            total[rows] = odds.log1p_().sum(-1)
-        log_clean = _at(logits, clean) - normaliser
-        log_noisy = _at(logits, noisy) - normaliser
-        ctx.save_for_backward(logits, normaliser, log_clean, log_noisy, clean, noisy)
-        ctx.at = at
+        scores = _wide(logits)
+        model = scores.softmax(-1)
+        # The log of the softmax's denominator, without a second pass of exponentials.
+        normaliser = scores.amax(-1).double() - model.amax(-1).double().log()
+        odds = _odds(at.snr, model.dtype)
+        total = torch.empty(len(model), dtype=model.dtype, device=model.device)
+        for rows in _chunks(model):
+            total[rows] = (model[rows] * odds[rows]).log1p_().sum(-1)
+        log_clean = _at(scores, clean) - normaliser
+        log_noisy = _at(scores, noisy) - normaliser
+        ctx.save_for_backward(model, log_clean, log_noisy, clean, noisy)
+        ctx.at, ctx.dtype = at, logits.dtype
         at_clean, at_noisy = _softplus(at.snr + log_clean), _softplus(at.snr + log_noisy)
-        return at.integrand(total.double(), at_clean, at_noisy).to(normaliser.dtype)
+        return at.integrand(total.double(), at_clean, at_noisy).to(model.dtype)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> tuple[Tensor, None, None, None]:
-        logits, normaliser, log_clean, log_noisy, clean, noisy = ctx.saved_tensors
+        model, log_clean, log_noisy, clean, noisy = ctx.saved_tensors
         at: _Positions = ctx.at
         scale = at.weight * gradients[0].double()
         # What x0 and z have besides the -m h_v of every token.
         kept = -scale * (at.kept - at.other) * torch.sigmoid(at.snr + log_clean)
         ratio = at.log_ratio(_softplus(at.snr + log_noisy))
         drawn = -scale * torch.expm1(ratio) * torch.sigmoid(at.snr + log_noisy) * at.is_real
-        dtype = normaliser.dtype
-        every, kept, drawn = (-scale * at.other).to(dtype), kept.to(dtype), drawn.to(dtype)
-        snr = _bounded(at.snr, dtype)
-        gradient = torch.empty_like(logits)
-        real = noisy.clamp(max=logits.shape[1] - 1)
-        for rows in _chunks(logits):
-            odds = (_wide(logits[rows]) - (normaliser[rows] - snr[rows])[:, None]).exp_()
-            share = odds / (1 + odds)
-            share *= every[rows, None]
-            share.scatter_add_(1, clean[rows, None], kept[rows, None])
-            share.scatter_add_(1, real[rows, None], drawn[rows, None])
-            sums = share.sum(-1, keepdim=True) * torch.exp(-snr[rows, None])
-            gradient[rows] = share.sub_(odds.mul_(sums))
+        every = (-scale * at.other)[:, None].to(model.dtype)
+        ids = torch.stack((clean, noisy.clamp(max=model.shape[1] - 1)), dim=1)
+        added = torch.stack((kept, drawn), dim=1).to(model.dtype)
+        odds = _odds(at.snr, model.dtype)
+        gradient = torch.empty_like(model, dtype=ctx.dtype)
+        for rows in _chunks(model):
+            share = model[rows] * odds[rows]
+            share /= share + 1
+            share *= every[rows]
+            share.scatter_add_(1, ids[rows], added[rows])
+            sums = share.sum(-1, keepdim=True)
+            gradient[rows] = share.addcmul_(model[rows], sums, value=-1)
         return gradient, None, None, None
 
 
-def _bounded(snr: Tensor, dtype: torch.dtype) -> Tensor:
-    """Return s, bounded so that exp(s) is finite; there m, which it stands beside, is 0."""
-    return snr.clamp(max=600 if dtype == torch.float64 else 80).to(dtype)
+def _odds(snr: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return exp(s) as a column, kept finite; where it is not, m, which it stands by, is 0."""
+    return snr.clamp(max=600 if dtype == torch.float64 else 80).exp()[:, None].to(dtype)
 
 
 def _chunks(logits: Tensor) -> list[slice]:
-    rows = max(1, _ELEMENTS_AT_ONCE // logits.shape[1])
+    """Return slices of rows: few enough to stay in a CPU's cache, or to spare a GPU's memory."""
+    elements = _ELEMENTS_AT_ONCE if logits.is_cpu else _ELEMENTS_AT_ONCE << 10
+    rows = max(1, elements // logits.shape[1])
     return [slice(first, first + rows) for first in range(0, len(logits), rows)]

@@ -29,20 +29,27 @@ def elementwise(t: Any) -> Any:
 
 def log(x: Any) -> Any:
     """Return log(x) of a float, array or tensor: minus infinity at 0, without a warning."""
-    with np.errstate(divide="ignore"):
-        return elementwise(x).log(x)
+    return x.log() if isinstance(x, Tensor) else _silent(np.log, x)
 
 
 def log1p(x: Any) -> Any:
     """Return log(1 + x) of a float, array or tensor: minus infinity at -1, without a warning."""
-    with np.errstate(divide="ignore"):
-        return elementwise(x).log1p(x)
+    return x.log1p() if isinstance(x, Tensor) else _silent(np.log1p, x)
+
+
+def power(x: Any, exponent: float) -> Any:
+    """Return x to a power of a float, array or tensor: infinite at 0 if the power is negative."""
+    return x.pow(exponent) if isinstance(x, Tensor) else _silent(np.power, x, exponent)
 
 
 def divide(a: Any, b: Any) -> Any:
     """Return a / b of floats, arrays or tensors, infinite where b is 0, without a warning."""
+    return a / b if isinstance(b, Tensor) else _silent(np.divide, a, b)
+
+
+def _silent(function: Any, *arguments: Any) -> Any:
     with np.errstate(divide="ignore"):
-        return a / b if isinstance(b, Tensor) else np.divide(a, b)
+        return function(*arguments)
 
 
 class NoiseSchedule(ABC):

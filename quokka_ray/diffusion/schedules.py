@@ -4,9 +4,15 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import numpy as np
-
-from quokka_ray.diffusion.schedule import NoiseSchedule, Time, divide, elementwise, log, log1p
+from quokka_ray.diffusion.schedule import (
+    NoiseSchedule,
+    Time,
+    divide,
+    elementwise,
+    log,
+    log1p,
+    power,
+)
 from quokka_ray.diffusion.sigma_schedules import Geometric, SigmaLinear
 
 __all__ = [
@@ -108,8 +114,7 @@ class Poly(NoiseSchedule):
 
     def alpha_prime(self, t: Time) -> Time:
         """Return -p t^(p - 1), minus infinity at t = 0 if p is below 1."""
-        with np.errstate(divide="ignore"):
-            value: Time = -self.power * elementwise(t).pow(t, self.power - 1)
+        value: Time = -self.power * power(t, self.power - 1)
         return value
 
     def log_alpha(self, t: Time) -> Time:
@@ -124,7 +129,7 @@ class Poly(NoiseSchedule):
 
     def inverse(self, mask_rate: Time) -> Time:
         """Return the mask rate to the power 1 / p."""
-        value: Time = elementwise(mask_rate).pow(mask_rate, 1 / self.power)
+        value: Time = power(mask_rate, 1 / self.power)
         return value
 
     def weight(self, t: Time) -> Time:

@@ -186,11 +186,12 @@ def nelbo(process, elbo, text, denoise):
         elbo: The integrand.
         text: A list of L clean tokens.
         denoise: Maps noisy text, a tuple, and the marginal at t, three float64 [T], to
-            probabilities [L, T, K] or [L, K].
+            a list of L tensors of probabilities [T, K] or [K].
     """
     nodes, weights = quadrature()
     keep, mask, other = process.marginal(nodes)
-    size, total = process.vocab_size, 0.0
+    size, count = process.vocab_size, len(nodes)
+    rows = []
     for noisy in product(range(size + 1), repeat=len(text)):
         chance = torch.ones_like(nodes)
         for clean, token in zip(text, noisy, strict=True):
@@ -198,9 +199,9 @@ def nelbo(process, elbo, text, denoise):
         if not (chance > 0).any():
             continue
         predicted = denoise(noisy, (keep, mask, other))
-        for i, (clean, token) in enumerate(zip(text, noisy, strict=True)):
-            logits = torch.as_tensor(predicted[i]).log().expand(len(nodes), size)
-            ids = [torch.full((len(nodes),), v) for v in (clean, token)]
-            values = elbo(process, logits, *ids, nodes)
-            total += (weights * chance * values).sum().item()
-    return total
+        for belief, clean, token in zip(predicted, text, noisy, strict=True):
+            logits = torch.as_tensor(belief).log().expand(count, size)
+            ids = [torch.full((count,), v) for v in (clean, token)]
+            rows.append((logits, *ids, nodes, weights * chance))
+    *arguments, shares = (torch.cat(column) for column in zip(*rows, strict=True))
+    return elbo(process, *arguments).dot(shares).item()
