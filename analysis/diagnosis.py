@@ -62,6 +62,12 @@ def _relative_widths(fit: "Fit") -> list[float]:
     ]
 
 
+def _trajectories(fit: "Fit") -> str:
+    if "trajectory" in fit.runs:
+        return f"{fit.runs['trajectory'].nunique()} trajectories"
+    return f"{len(fit.runs)} runs"
+
+
 def _decades(fit: "Fit") -> float:
     low, high = fit.state.validity["flops"]
     return float(np.log10(high / low))
@@ -112,7 +118,7 @@ def warnings(fit: "Fit") -> list[str]:
             )
     elif fit.settings.law_prior:
         result.append(
-            f"weak priors from published laws were used, since {len(fit.runs)} runs are few; "
+            f"weak priors from published laws were used, since {_trajectories(fit)} are few; "
             "priors='none' leaves them off"
         )
     if not fit.converged:

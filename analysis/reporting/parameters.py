@@ -84,7 +84,8 @@ def identified_lines(
     vague = [n for n, p in document["parameters"].items() if not p["identified"]]
     sentences = []
     if decided:
-        sentences.append(f"The runs decide {_listed(decided)}.")
+        which = "If the form is right, the runs" if document.get("discrepancy") else "The runs"
+        sentences.append(f"{which} decide {_listed(decided)}.")
     if vague:
         by = "priors and the formula" if document["settings"].get("law_prior") else "the formula"
         sentences.append(

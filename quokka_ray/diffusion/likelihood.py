@@ -30,6 +30,10 @@ from quokka_ray.study.diffusion import DiffusionConfig
 VERSION = 1
 """Part of the evaluator's identity: raised when the same settings would give other numbers."""
 
+_WARP = {"uniform": 2.0, "hybrid": 3.0, "log_snr_hybrid": 2.0}
+"""Noise levels are even numbers in [0, 1] to this power. Near t = 0 a replaced token is rare, as t
+or with `hybrid` as sqrt(t), and weighs 1 / t: under even levels the variance would be infinite."""
+
 _ROWS_OF_TOKENS = 1 << 14
 _LOGITS_AT_ONCE = 1 << 25
 
@@ -177,18 +181,18 @@ def validation_nelbo(
     return _likelihood(sums / evaluation.draws)
 
 
-def validation_rates(seed: int, sequences: int, draws: int) -> np.ndarray:
-    """Return the noise levels of every validation sequence, float64 [draws, S] in (0, 1).
+def validation_places(seed: int, sequences: int, draws: int) -> np.ndarray:
+    """Return where every validation sequence stands among the noise levels, float64 [draws, S].
 
-    Stratified twice, as the counts of `validation_masks` are: a sequence's draws fall in
-    different parts of [0, 1], and all draws together cover it evenly.
+    Numbers in [0, 1], stratified twice, as the counts of `validation_masks` are: a sequence's
+    draws fall in different parts of it, and all draws together cover it evenly.
     """
-    rates = np.empty((draws, sequences))
+    places = np.empty((draws, sequences))
     for draw in range(draws):
         shared = stream(seed, VALIDATION, 0, draw)
         cell = draw * sequences + shared.permutation(sequences)
-        rates[draw] = (cell + shared.random(sequences)) / (sequences * draws)
-    return rates
+        places[draw] = (cell + shared.random(sequences)) / (sequences * draws)
+    return places
 
 
 @torch.no_grad()
@@ -204,8 +208,10 @@ def _process_bound(
     told = build_schedule(diffusion)
     sequences, seq_len = windows.shape
     sums = np.zeros(sequences)
-    rates = validation_rates(evaluation.seed, sequences, evaluation.draws)
-    for draw, levels in enumerate(rates):
+    power = _WARP[diffusion.kernel]
+    places = validation_places(evaluation.seed, sequences, evaluation.draws)
+    for draw, place in enumerate(places):
+        levels, density = place**power, power * place ** (power - 1)
         noisy = np.empty_like(windows)
         for row in range(sequences):
             generator = stream(evaluation.seed, VALIDATION, 1 + row, draw)
@@ -221,7 +227,8 @@ def _process_bound(
                 torch.from_numpy(levels[part]).to(device),
                 torch.from_numpy(times[part]).to(device),
             )
-            sums[part] += losses.view(-1, seq_len).double().mean(1).cpu().numpy()
+            means = losses.view(-1, seq_len).double().mean(1).cpu().numpy()
+            sums[part] += means * density[part]
     return _likelihood(sums / evaluation.draws)
 
 

@@ -89,8 +89,7 @@ class NoiseProcess(ABC):
         Returns:
             int64 [B, L], ids up to K.
         """
-        times = np.broadcast_to(t[:, None] if t.ndim == 1 else t, tokens.shape)
-        _, mask, other = self.marginal(times)
+        _, mask, other = self.marginal(t[:, None] if t.ndim == 1 else t)
         draw = generator.random(tokens.shape)
         replacement = generator.integers(self.vocab_size, size=tokens.shape)
         noisy = np.where(draw < mask + self.vocab_size * other, replacement, tokens)

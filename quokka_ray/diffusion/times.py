@@ -2,7 +2,8 @@
 
 A sampler spreads B numbers over [0, 1) for the whole batch of a step at once: the closer they lie
 to an even spread, the smaller the variance of the loss. `TimeSampler` turns them into times, with
-the correction that keeps the mean over rows an estimate of the integral over t.
+the correction that keeps the mean over rows an estimate of the integral over t. Rows take the spread numbers in random order, so that each
+row's time is uniform by itself.
 
 Uniform numbers here are float64 [B], drawn from NumPy generators on the CPU.
 """
@@ -29,12 +30,12 @@ def shift(offset: float, batch: int) -> np.ndarray:
 
 def stratified(generator: np.random.Generator, batch: int) -> np.ndarray:
     """Draw one number in each part, independently: what MDLM's code calls antithetic."""
-    return stratify(generator.random(batch))
+    return generator.permutation(stratify(generator.random(batch)))
 
 
 def systematic(generator: np.random.Generator, batch: int) -> np.ndarray:
     """Draw one offset for the whole grid, as MD4 and GIDD do."""
-    return shift(generator.random(), batch)
+    return generator.permutation(shift(generator.random(), batch))
 
 
 def independent(generator: np.random.Generator, batch: int) -> np.ndarray:
@@ -44,10 +45,10 @@ def independent(generator: np.random.Generator, batch: int) -> np.ndarray:
 
 def antithetic(generator: np.random.Generator, batch: int) -> np.ndarray:
     """Draw pairs v, 1 - v in neighbouring rows, v stratified over the lower half. B is even."""
-    values = np.empty(batch)
-    values[0::2] = (np.arange(batch // 2) + generator.random(batch // 2)) / batch
-    values[1::2] = 1 - values[0::2]
-    return values
+    pairs = batch // 2
+    lower = generator.permutation(stratify(generator.random(pairs))) / 2
+    lower = np.where(generator.random(pairs) < 0.5, lower, 1 - lower)
+    return np.stack((lower, 1 - lower), axis=1).ravel()
 
 
 SPREADS: dict[str, Spread] = {

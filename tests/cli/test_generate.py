@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 import torch
-from training.trajectories import tiny_corpus, trajectory
+from training.trajectories import MODEL, tiny_corpus, trajectory
 
 from quokka_ray.campaign.ledger import Ledger
 from quokka_ray.cli.generate import drawing, find_checkpoint
@@ -14,14 +14,16 @@ from quokka_ray.corpus.prepare import prepare
 from quokka_ray.corpus.store import TokenCorpus
 from quokka_ray.corpus.tokenizers import ByteTokenizer
 from quokka_ray.diffusion.texts import Draft
-from quokka_ray.study.config import CorpusConfig, DiffusionConfig
+from quokka_ray.study.config import CorpusConfig, DiffusionConfig, fit_to_kernel
 from quokka_ray.training.run import train
 
 
 def train_briefly(folder, corpus, name="run", **changes):
     """Train one tiny run of 20 steps and return its folder."""
     torch.set_num_threads(1)
-    config = trajectory(corpus, steps=20).model_copy(update={"id": name, **changes})
+    model = fit_to_kernel(MODEL, changes.get("diffusion", DiffusionConfig()))
+    config = trajectory(corpus, steps=20, model=model)
+    config = config.model_copy(update={"id": name, **changes})
     train(config, folder / name, report=lambda row: None)
     return folder / name
 

@@ -1,18 +1,24 @@
-import json
 from itertools import product
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from peers import load
 from toy import TableDenoiser, markov_pair, unigram
 
-from quokka_ray.diffusion.likelihood import evaluator_id, paired_stderr, validation_nelbo
+from quokka_ray.diffusion.likelihood import (
+    Likelihood,
+    evaluator_id,
+    paired_stderr,
+    validation_loss,
+    validation_nelbo,
+    validation_places,
+)
 from quokka_ray.model.shapes import make_shape
 from quokka_ray.model.transformer import DiffusionTransformer
-from quokka_ray.study.config import EvaluationConfig, ModelConfig
+from quokka_ray.study.config import EvaluationConfig, ModelConfig, fit_to_kernel
+from quokka_ray.study.diffusion import DiffusionConfig
 
-ORACLES = Path(__file__).parents[3] / "shared" / "oracles" / "closed_forms.json"
 UNIGRAM = [0.4, 0.25, 0.15, 0.1, 0.05, 0.03, 0.02]
 JOINT = np.array([[0.30, 0.05, 0.05], [0.02, 0.20, 0.08], [0.10, 0.02, 0.18]])
 
@@ -39,10 +45,8 @@ def test_bound_of_a_dependent_source_under_its_exact_conditionals_is_its_entropy
 
 
 def test_bound_of_a_wrong_model_is_the_oracles_two_token_value():
-    if not ORACLES.exists():
-        pytest.skip("needs ../shared/oracles/closed_forms.json")
-    toy = json.loads(ORACLES.read_text())["two_token"]
-    none, given = np.array(toy["denoiser_none"]), np.array(toy["denoiser_given_other"])
+    toy = load("closed_forms")["two_token"]
+    none, given = np.array(toy["none"]), np.array(toy["given_other"])
 
     def table(tokens):
         rows = [
@@ -51,12 +55,12 @@ def test_bound_of_a_wrong_model_is_the_oracles_two_token_value():
         ]
         return torch.tensor(np.array(rows)).log()
 
-    for case in toy["per_x"]:
-        windows = np.tile(np.array(case["x"]), (600, 1))
+    for text, expected in toy["exact"]:
+        windows = np.tile(np.array(text), (600, 1))
         evaluation = EvaluationConfig(draws=4)
         result = validation_nelbo(TableDenoiser(3, table), windows, evaluation, 3)
         # A text's masks: k = 2 once in two (exact), else one of two positions (the noise).
-        assert 2 * result.loss == pytest.approx(case["exact_nelbo"], abs=8 * result.stderr + 1e-9)
+        assert 2 * result.loss == pytest.approx(expected, abs=8 * result.stderr + 1e-9)
 
 
 def small_model(seed):
@@ -119,3 +123,96 @@ def test_identity_names_data_and_bound_apart():
         evaluator_id(*base, EvaluationConfig(seed=1)),
     ):
         assert other.split("/")[0] != data
+
+
+KERNELS = {
+    "uniform": DiffusionConfig(kernel="uniform"),
+    "hybrid": DiffusionConfig(kernel="hybrid", hybrid_p_uniform=0.2),
+    "log_snr_hybrid": DiffusionConfig(kernel="log_snr_hybrid"),
+    "none": DiffusionConfig(kernel="none", objective="next_token"),
+}
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_every_bound_of_an_independent_source_is_its_entropy(kernel):
+    # What leaves a token's own noisy value out knows nothing of it: the source itself is optimal.
+    text = np.repeat(np.arange(7), [40, 25, 15, 10, 5, 3, 2])
+    windows = np.stack([np.random.default_rng(i).permutation(text) for i in range(200)])
+    evaluation, denoiser = EvaluationConfig(draws=8), unigram(UNIGRAM)
+    result = validation_loss(denoiser, windows, evaluation, 7, "cpu", KERNELS[kernel])
+    assert result.loss == pytest.approx(1.561140200767783, abs=3 * result.stderr + 1e-12)
+    assert result.stderr < 0.025
+
+
+def test_levels_are_stratified_within_a_sequence_and_over_all():
+    places = validation_places(0, sequences=32, draws=4)
+    assert ((places * 4).astype(int) == np.arange(4)[:, None]).all()
+    assert sorted((places * 128).astype(int).ravel()) == list(range(128))
+
+
+def timed_model(diffusion):
+    model = ModelConfig(seq_len=32, head_dim=8, ffn_multiple=8, init_std=0.3)
+    model = fit_to_kernel(model, diffusion)
+    module = DiffusionTransformer(make_shape(16, 2, model), model, 11)
+    module.initialise(model, 0)
+    return module
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_no_bound_depends_on_how_sequences_are_batched_or_ordered(kernel, monkeypatch):
+    windows = np.random.default_rng(0).integers(0, 11, (50, 32))
+    evaluation, diffusion = EvaluationConfig(sequences=50, draws=2), KERNELS[kernel]
+    module = timed_model(diffusion)
+    whole = validation_loss(module, windows, evaluation, 11, "cpu", diffusion)
+    again = validation_loss(module, windows, evaluation, 11, "cpu", diffusion)
+    assert (whole.per_sequence == again.per_sequence).all()
+    monkeypatch.setattr("quokka_ray.diffusion.likelihood._ROWS_OF_TOKENS", 7 * 32)
+    monkeypatch.setattr("quokka_ray.diffusion.noised._LOGITS_AT_ONCE", 11 * 50)
+    parts = validation_loss(module, windows, evaluation, 11, "cpu", diffusion)
+    np.testing.assert_allclose(whole.per_sequence, parts.per_sequence, rtol=1e-5)
+
+
+def test_the_bound_of_uniform_noise_does_not_depend_on_the_schedule_of_training():
+    # The levels are the same; only what the model is told of them is its own time.
+    told = []
+
+    class Recorder(TableDenoiser):
+        def __call__(self, tokens, time=None):
+            told.append(time)
+            return super().__call__(tokens)
+
+    denoiser = Recorder(11, unigram([1 / 11] * 11))
+    windows = np.random.default_rng(0).integers(0, 11, (40, 32))
+    losses = []
+    for name in ("linear", "cosine"):
+        diffusion = DiffusionConfig(kernel="uniform", noise_schedule=name)
+        evaluation = EvaluationConfig(sequences=40, draws=1)
+        result = validation_loss(denoiser, windows, evaluation, 11, "cpu", diffusion)
+        losses.append(result.loss)
+    assert losses[0] == losses[1]
+    linear, cosine = (time.double() for time in told)
+    torch.testing.assert_close((torch.pi / 2 * cosine).sin(), linear, rtol=1e-5, atol=1e-6)
+
+
+def test_bounds_of_different_noise_share_their_data_and_nothing_else():
+    ids = {
+        evaluator_id("hash", "bytes-v1", 64, EvaluationConfig(), diffusion)
+        for diffusion in (
+            *KERNELS.values(),
+            DiffusionConfig(),
+            DiffusionConfig(kernel="hybrid", hybrid_p_uniform=0.1),
+            DiffusionConfig(kernel="hybrid", hybrid_gamma=2),
+            DiffusionConfig(kernel="log_snr_hybrid", hybrid_shift=2),
+        )
+    }
+    assert len(ids) == 8
+    assert len({one.split("/")[0] for one in ids}) == 1
+    # How a model was trained is no part of how it is evaluated.
+    same = DiffusionConfig(objective="maskgit", noise_schedule="cosine")
+    assert evaluator_id("hash", "bytes-v1", 64, EvaluationConfig(), same) in ids
+
+
+def test_perplexity_and_bits_per_byte_follow_from_the_loss():
+    result = Likelihood(3.2, 0.1, np.array([3.2]))
+    assert result.perplexity == pytest.approx(24.532530197109352)
+    assert result.bits_per_byte(1000, 4200) == pytest.approx(1.0991962216296864)

@@ -1,17 +1,14 @@
-import json
 import math
 from itertools import combinations
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from peers import load
 from toy import TableDenoiser, unigram
 
 from quokka_ray.diffusion.masks import Masks, antithetic_masks
 from quokka_ray.diffusion.objective import blind_loss, masked_cross_entropy, masked_elbo
-
-ORACLES = Path(__file__).parents[3] / "shared" / "oracles" / "masked_loss.json"
 
 
 def test_only_masked_positions_are_scored_and_only_unmasked_text_is_seen():
@@ -77,17 +74,14 @@ def test_blind_loss_is_what_a_uniform_model_gets_on_average():
 
 
 def test_loss_equals_the_released_estimators_of_llada_and_megadlms():
-    if not ORACLES.exists():
-        pytest.skip("needs ../shared/oracles/masked_loss.json")
-    oracle = json.loads(ORACLES.read_text())
-    inputs, cases = oracle["inputs"], oracle["cases"]
+    inputs, cases = load("inputs"), {**load("masked"), **load("objectives")}
     logits = torch.tensor(inputs["logits"], dtype=torch.float64)
-    tokens, noisy = torch.tensor(inputs["x0"]), torch.tensor(inputs["xt"])
-    masked = noisy == inputs["mask_id"]
+    tokens, noisy = torch.tensor(inputs["clean"]), torch.tensor(inputs["masked"])
+    masked = noisy == 10
     flat = masked.flatten().nonzero().squeeze(1)
     counts = masked.sum(1).numpy()
     assert counts.tolist() == cases["megadlms_same_xt"]["k"]
-    weights = torch.from_numpy(Masks(counts, flat.numpy()).weights(inputs["L"])).double()
+    weights = torch.from_numpy(Masks(counts, flat.numpy()).weights(8)).double()
     # They leave the mask's own logit in the softmax: K = 11 rows here.
     losses = masked_cross_entropy(TableDenoiser(10, lambda _: logits), tokens, flat)
     per_token = torch.zeros(tokens.numel(), dtype=torch.float64)

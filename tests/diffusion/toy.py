@@ -11,7 +11,7 @@ class TableDenoiser:
         self.mask_id = mask_id
         self._table = table
 
-    def __call__(self, tokens: Tensor) -> Tensor:
+    def __call__(self, tokens: Tensor, time: Tensor | None = None) -> Tensor:
         return self._table(tokens)
 
     def logits(self, rows: Tensor) -> Tensor:
