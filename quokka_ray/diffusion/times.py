@@ -1,9 +1,9 @@
 """How the noise level t of each row is drawn, where masks are not counted exactly.
 
 A sampler spreads B numbers over [0, 1) for the whole batch of a step at once: the closer they lie
-to an even spread, the smaller the variance of the loss. `TimeSampler` turns them into times, with
-the correction that keeps the mean over rows an estimate of the integral over t. Rows take the spread numbers in random order, so that each
-row's time is uniform by itself.
+to an even spread, the smaller the variance of the loss. Rows take them in random order, so that
+each row's number is uniform by itself. `TimeSampler` turns them into times, with the correction
+that keeps the mean over rows an estimate of the integral over t.
 
 Uniform numbers here are float64 [B], drawn from NumPy generators on the CPU.
 """
