@@ -118,3 +118,20 @@ def test_the_best_denoiser_leaves_its_own_noisy_token_out_and_reaches_the_entrop
     tolerance = 1e-2 if "gidd" in name else 1e-5
     full = case["nelbo_if_xtheta_is_full_posterior"]
     assert bounds[True] == pytest.approx(full, rel=tolerance)
+
+
+@pytest.mark.parametrize("process", processes(Linear(), len(UNIGRAM)))
+def test_drawn_noise_gives_the_bound_within_its_error(process):
+    generator = np.random.default_rng(0)
+    count = 100_000
+    clean = generator.choice(len(UNIGRAM), p=UNIGRAM.numpy(), size=(count, 1))
+    # Stratified levels, denser near 0, where a replaced token is rare and weighs much.
+    level = (np.arange(count) + generator.random(count)) / count
+    t, density = level**3, 3 * level**2
+    noisy = process.corrupt(clean, t, generator)
+    ids = (torch.from_numpy(x[:, 0]) for x in (clean, noisy))
+    logits = UNIGRAM.log().expand(count, -1)
+    values = elbo(process, logits, *ids, torch.from_numpy(t)).numpy() * density
+    error = values.std() / count**0.5
+    assert error < 0.05
+    assert values.mean() == pytest.approx(DATA["unigram"]["entropy"], abs=4 * error)
