@@ -160,6 +160,9 @@ class TrainingConfig(Section):
     grad_clip: float = Field(default=1.0, gt=0)
     batch_sequences: int = Field(default=256, ge=2, multiple_of=2)
     """Sequences of one optimiser step; even, because masks come in antithetic pairs."""
+    micro_batch_sequences: int | None = Field(default=None, ge=1)
+    """Sequences that are in memory at once; unset: the whole batch. The step is the same up to
+    rounding."""
     warmup_fraction: float = Field(default=0.05, ge=0, lt=1)
     cooldown_fraction: float = Field(default=0.2, ge=0, le=1)
     """Share of the tokens over which warmup-stable-decay cools down, linearly to zero."""

@@ -67,7 +67,13 @@ class Trainer:
         rows = training.batch_sequences
         clean = self._windows.batch(self.step * rows, rows)
         batch = self._objective.draw(self.config.seed, self.step, clean)
-        loss = self._learn(self._send(clean), batch.map(self._send))
+        at_once = training.micro_batch_sequences or rows
+        losses = []
+        for first in range(0, rows, at_once):
+            last = min(first + at_once, rows)
+            part = batch if at_once >= rows else batch.part(first, last, clean.shape[1])
+            losses.append(self._learn(self._send(clean[first:last]), part.map(self._send)))
+        loss = losses[0] if len(losses) == 1 else torch.stack(losses).sum()
         self.grad_norm = self._clip(training.grad_clip)
         self._optimizers.step(self.schedule(self.step))
         for parameter in self._parameters:

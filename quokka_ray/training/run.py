@@ -20,6 +20,7 @@ from quokka_ray.corpus.tokenizers import text_bytes
 from quokka_ray.diffusion.likelihood import evaluator_id, validation_loss
 from quokka_ray.errors import ConfigurationError, MachineError
 from quokka_ray.model.counts import count_params, evaluation_flops, training_flops
+from quokka_ray.study.config import fit_to_kernel
 from quokka_ray.study.trajectory import TrajectoryConfig
 from quokka_ray.training.checkpoints import (
     keep_only,
@@ -302,6 +303,15 @@ def _check(config: TrajectoryConfig, device: str) -> None:
         raise ConfigurationError(
             f"trajectory {config.id}: {config.tokens} tokens are no whole number of steps of "
             f"{config.batch_tokens}; round them to a multiple"
+        )
+    try:
+        fitted = fit_to_kernel(config.model, config.diffusion)
+    except ValueError as error:
+        raise ConfigurationError(f"trajectory {config.id}: {error}") from None
+    if fitted != config.model:
+        raise ConfigurationError(
+            f"trajectory {config.id}: the model is not decided for kernel "
+            f"{config.diffusion.kernel!r}; make it with quokka_ray.study.config.fit_to_kernel"
         )
     counted = count_params(config.shape, config.model, config.vocab_size)
     if counted != config.params:
