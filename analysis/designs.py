@@ -6,8 +6,8 @@ that the rest of the budget pays for.
 
 import numpy as np
 
-from analysis.laws.base import FloatArray
-from analysis.replay import Design, Purchases, gradients_of
+from analysis.laws.base import FloatArray, Points
+from analysis.replay import Design, Purchases
 
 START_SHARE = 0.05
 """Of the budget, spent to fill the space before any law is trusted."""
@@ -49,8 +49,9 @@ def cheap_space_filling(purchases: Purchases, rng: np.random.Generator) -> int:
 def v_optimal(purchases: Purchases, rng: np.random.Generator, exponent: float = 0.4) -> int:
     """The run that cuts the variance of what is wanted most, over its cost to a power.
 
-    With V the posterior covariance of theta, a run of gradient f and noise sigma lowers the
-    variance of the predictions g V g by (g V f)^2 / (sigma^2 + f V f).
+    With C the covariance of true losses given what was bought, a run x of noise sigma lowers the
+    variance at t by C(t, x)^2 / (sigma^2 + C(x, x)). Where the estimator fits a discrepancy, C
+    counts it: a run then tells most of what lies near it.
     """
     ready = _ready(purchases, rng)
     if isinstance(ready, int):
@@ -58,11 +59,12 @@ def v_optimal(purchases: Purchases, rng: np.random.Generator, exponent: float = 
     open_, cost = ready
     fit = purchases.fit
     assert fit is not None
-    f = gradients_of(fit, purchases.world.menu.iloc[open_])
-    g = gradients_of(fit, purchases.world.wanted)
-    moved = f @ fit.covariance
-    variance = np.einsum("kp,kp->k", moved, f)
-    gained = ((moved @ g.T) ** 2).sum(axis=1) / (fit.sigma**2 + variance)
+    menu = purchases.world.menu.iloc[open_]
+    runs = Points.of(menu["params"], menu["tokens"])
+    wanted = Points.of(purchases.world.wanted["params"], purchases.world.wanted["tokens"])
+    shared = fit.state.covariance_between(runs, wanted)
+    variance = np.square(fit.state.spread_at(runs))
+    gained = (shared**2).sum(axis=1) / (fit.sigma**2 + variance)
     return int(open_[np.argmax(gained / cost**exponent)])
 
 
@@ -74,7 +76,8 @@ def d_optimal(purchases: Purchases, rng: np.random.Generator) -> int:
     open_, cost = ready
     fit = purchases.fit
     assert fit is not None
-    f = gradients_of(fit, purchases.world.menu.iloc[open_])
+    menu = purchases.world.menu.iloc[open_]
+    f = fit.law.gradient(fit.theta, Points.of(menu["params"], menu["tokens"]))
     variance = np.einsum("kp,pq,kq->k", f, fit.covariance, f)
     return int(open_[np.argmax(np.log1p(variance / fit.sigma**2) / cost)])
 

@@ -167,6 +167,23 @@ class Misfit:
         cross = -(rate**2) / 3.0 * (1.0 + distance) * np.exp(-distance) * (x - z)
         return self._conditional(share[:, None] * cross, 2.0 * share**2 * rate**2 / 3.0)
 
+    def covariance(self, first: Points, second: Points) -> FloatArray:
+        """Return the process's covariance given the runs, the law's theta being known, [S, T]."""
+        places = [(points.log_params, points.log_tokens) for points in (first, second)]
+        sizes = [self._amplitude(points) for points in (first, second)]
+        before = (
+            sizes[0][:, None] * correlation(places[0], places[1], self.known.length) * sizes[1]
+        )
+        if not self.known.residual.size:
+            return before
+        runs = (self.known.log_params, self.known.log_tokens)
+        here = self._amplitude(self._runs)
+        crosses = [
+            size[:, None] * correlation(place, runs, self.known.length) * here
+            for size, place in zip(sizes, places, strict=True)
+        ]
+        return before - crosses[0] @ np.asarray(cho_solve(self._factor, crosses[1].T))
+
     def _amplitude(self, points: Points) -> FloatArray:
         return self.known.amplitude * reducible_share(self.law, self.theta, points)
 

@@ -17,7 +17,7 @@ import pandas as pd
 from analysis.errors import AnalysisError, ReplayError
 from analysis.fitting.fit import fit_law
 from analysis.fitting.result import Fit
-from analysis.laws.base import FloatArray, Points
+from analysis.laws.base import FloatArray
 
 Estimator = Callable[[pd.DataFrame], Fit]
 """Maps bought runs to a law; raises `AnalysisError` while they are too few."""
@@ -279,8 +279,3 @@ def replay_many(
 
 def _replay(arguments: tuple[World, Design, Estimator, Sequence[float], int]) -> pd.DataFrame:
     return replay(*arguments)
-
-
-def gradients_of(fit: Fit, runs: pd.DataFrame) -> FloatArray:
-    """Return the gradients of predicted ln L with respect to theta at runs, [R, P]."""
-    return fit.law.gradient(fit.theta, Points.of(runs["params"], runs["tokens"]))

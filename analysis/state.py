@@ -130,6 +130,28 @@ class LawState:
             extrapolation_decades=float(self.decades_beyond("flops", flops)),
         )
 
+    def covariance_between(self, first: Points, second: Points) -> FloatArray:
+        """Return the covariance of tuned runs' true ln L at two sets of points, [S, T].
+
+        It counts the parameters' uncertainty and, where one was fitted, the discrepancy's.
+        """
+        ends = [self.law.gradient(self.theta, points) for points in (first, second)]
+        if self._misfit is None:
+            return ends[0] @ self.covariance @ ends[1].T
+        pulls = [self._misfit.at(points).pull for points in (first, second)]
+        moved = [gradient - pull for gradient, pull in zip(ends, pulls, strict=True)]
+        return moved[0] @ self.covariance @ moved[1].T + self._misfit.covariance(first, second)
+
+    def spread_at(self, points: Points) -> FloatArray:
+        """Return the standard deviation of the true ln L at points, [S]: `predict`'s, no noise."""
+        gradient = self.law.gradient(self.theta, points)
+        beside = np.zeros(len(gradient))
+        if self._misfit is not None:
+            found = self._misfit.at(points)
+            gradient, beside = gradient - found.pull, found.variance
+        variance = np.einsum("rp,pq,rq->r", gradient, self.covariance, gradient) + beside
+        return np.sqrt(np.maximum(variance, 0.0))
+
     @cached_property
     def _misfit(self) -> Misfit | None:
         return None if self.discrepancy is None else self.discrepancy.given(self.law, self.theta)

@@ -151,3 +151,14 @@ def test_a_row_of_little_weight_hardly_counts(discrepancy):
     expected, found = (fit.optimum(TARGET) for fit in (without, down))
     assert found.params.value == pytest.approx(expected.params.value, rel=0.02)
     assert found.loss.value == pytest.approx(expected.loss.value, rel=0.002)
+
+
+@pytest.mark.parametrize("discrepancy", ["auto", "none"])
+def test_covariances_between_points_agree_with_spreads_and_are_definite(discrepancy):
+    rng = np.random.default_rng(7)
+    runs = observe(*scattered(25, rng), rng)
+    state = fit_law(runs, law="chinchilla", discrepancy=discrepancy, bootstrap=20).state
+    points = Points.of([1e4, 1e5, 1e6], [1e7, 1e8, 1e9])
+    joint = state.covariance_between(points, points)
+    np.testing.assert_allclose(np.diag(joint), state.spread_at(points) ** 2, rtol=1e-6)
+    assert (np.linalg.eigvalsh(joint) > -1e-12).all()
