@@ -220,7 +220,7 @@ class _Fused(torch.autograd.Function):
         # What x0 and z have besides the -m h_v of every token.
         kept = -scale * (at.kept - at.other) * torch.sigmoid(at.snr + log_clean)
         ratio = at.log_ratio(_softplus(at.snr + log_noisy))
-        drawn = -scale * torch.expm1(ratio) * torch.sigmoid(at.snr + log_noisy) * at.is_real
+        drawn = -scale * torch.expm1(ratio) * torch.sigmoid(at.snr + log_noisy)
         every = (-scale * at.other)[:, None].to(model.dtype)
         ids = torch.stack((clean, noisy.clamp(max=model.shape[1] - 1)), dim=1)
         added = torch.stack((kept, drawn), dim=1).to(model.dtype)
