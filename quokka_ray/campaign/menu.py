@@ -145,9 +145,10 @@ class Menu:
         self.rungs = {rung.params: rung for rung in rungs}
         if not self.rungs:
             raise ConfigurationError(
-                f"search.params: no model of the family lies between {search.params.low:g} and "
-                f"{search.params.high:g} parameters (the smallest width is model.head_dim = "
-                f"{study.model.head_dim}, the vocabulary {vocab_size})"
+                f"search.params: no model of model.family {study.model.family} lies between "
+                f"{search.params.low:g} and {search.params.high:g} parameters: with "
+                f"model.head_dim {study.model.head_dim} and a vocabulary of {vocab_size} the "
+                f"smallest has {self._smallest(study, vocab_size):,}"
             )
         self._search = search
         self.table = (
@@ -165,6 +166,11 @@ class Menu:
                 f"budget.flops = {study.budget.flops:.3g} is too small: the cheapest run of this "
                 f"study costs {self.smallest_cost:.3g} exact FLOPs"
             )
+
+    @staticmethod
+    def _smallest(study: StudyConfig, vocab_size: int) -> int:
+        shape = ladder(study.model, vocab_size, 0, math.inf)[0]
+        return count_params(shape, study.model, vocab_size)
 
     @property
     def smallest_cost(self) -> float:

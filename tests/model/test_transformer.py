@@ -13,7 +13,8 @@ RICH = PLAIN.model_copy(update={"embedding_norm": True, "conv_width": 3})
 
 
 def build(model, seed=0, vocab_size=11):
-    module = DiffusionTransformer(make_shape(16, 2, model), model, vocab_size)
+    shape = make_shape(16, 2, model)
+    module = DiffusionTransformer(shape, model, vocab_size, end_of_document=vocab_size - 1)
     module.initialise(model, seed)
     return module
 
@@ -90,12 +91,16 @@ def test_the_convolution_is_centred_and_starts_as_identity():
     assert (conv(x)[:, 0] == 0).all()
 
 
-def test_half_precision_keeps_its_logits_in_float32_and_near():
-    module = build(RICH)
-    tokens = torch.randint(11, (2, 32))
-    full = module.logits(module(tokens).flatten(0, 1))
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"causal": True}, {"time_conditioning": True}, {"document_attention": "within"}],
+)
+def test_half_precision_keeps_its_logits_in_float32_and_near(changes):
+    module = build(RICH.model_copy(update=changes))
+    tokens, time = torch.randint(11, (2, 32)), torch.tensor([0.2, 0.7])
+    full = module.logits(module(tokens, time).flatten(0, 1))
     with torch.autocast("cpu", torch.bfloat16):
-        half = module.logits(module(tokens).flatten(0, 1))
+        half = module.logits(module(tokens, time).flatten(0, 1))
     assert half.dtype == torch.float32
     assert (half - full).abs().max() < 0.05 * full.abs().max()
 
