@@ -108,7 +108,7 @@ def run_generate(options: argparse.Namespace) -> int:
             seq_len=seq_len,
             count=min(at_once, options.count - first),
             first=first,
-            start_token=tokenizer.end_of_document,
+            start_token=model.mask_id,
             device=device,
         )
         draft = _watched(drafts, tokenizer, options.count)

@@ -44,7 +44,7 @@ def generate(
         seq_len: The model's sequence length L.
         count: Texts B to write side by side.
         first: Number of the first text: texts 4 and 5 are the same whether made alone or not.
-        start_token: What a next-token model sees before a text that begins with a hole.
+        start_token: What a next-token model sees before the first token: its mask token.
         device: Where the model is.
 
     Raises:

@@ -162,13 +162,15 @@ def continue_text(texts: Texts, start_token: int, sampling: Sampling) -> Iterato
 
     Args:
         texts: With all holes at the end, under a causal model.
-        start_token: What the model sees where nothing stands before a hole.
+        start_token: What the model sees before the first token of a text.
         sampling: How to draw.
     """
     for position in texts.holes.nonzero()[:, 0].tolist():
-        context = texts.tokens[:, max(0, position - texts.seq_len + 1) : position]
-        if not position:
-            context = torch.full_like(texts.tokens[:, :1], start_token)
+        first = max(0, position - texts.seq_len + 1)
+        context = texts.tokens[:, first:position]
+        if not first:
+            start = torch.full_like(texts.tokens[:, :1], start_token)
+            context = torch.cat((start, context), dim=1)
         logits = texts.model.logits(texts.hidden(context, 0.0)[:, -1])
         texts.tokens[:, position] = _drawn(logits, texts.uniforms()[1][:, position], sampling)
         yield
