@@ -216,3 +216,19 @@ def test_perplexity_and_bits_per_byte_follow_from_the_loss():
     result = Likelihood(3.2, 0.1, np.array([3.2]))
     assert result.perplexity == pytest.approx(24.532530197109352)
     assert result.bits_per_byte(1000, 4200) == pytest.approx(1.0991962216296864)
+
+
+@pytest.mark.parametrize("kernel", ["uniform", "hybrid"])
+def test_the_error_of_a_bound_of_replaced_tokens_is_that_of_redrawn_noise(kernel):
+    denoiser, diffusion = unigram(UNIGRAM), KERNELS[kernel]
+    losses, errors = [], []
+    for seed in range(60):
+        windows = np.random.default_rng(seed).choice(7, (64, 32), p=UNIGRAM)
+        evaluation = EvaluationConfig(sequences=64, draws=4, seed=seed)
+        result = validation_loss(denoiser, windows, evaluation, 7, "cpu", diffusion)
+        assert result.per_sequence.mean() == pytest.approx(result.loss, rel=1e-12)
+        losses.append(result.loss)
+        errors.append(result.stderr)
+    # The spread of sixty draws is known to a tenth; its tails are heavy.
+    assert np.std(losses) == pytest.approx(np.sqrt(np.mean(np.square(errors))), rel=0.4)
+    assert np.mean(losses) == pytest.approx(1.561140200767783, abs=3 * np.std(losses) / 60**0.5)

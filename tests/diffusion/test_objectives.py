@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -272,3 +273,53 @@ def test_computing_logits_in_parts_changes_no_loss(kind, monkeypatch):
     assert parts == pytest.approx(whole, rel=1e-6)
     for one, two in zip(gradients, in_parts, strict=True):
         torch.testing.assert_close(one, two, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["elbo", "uniform"])
+def test_rows_without_a_scored_position_change_no_loss(kind):
+    # Padding to a full batch: the noise says which positions count, and the sum is divided alike.
+    diffusion = DiffusionConfig(**KINDS[kind])
+    objective, model = build_objective(diffusion, 7, 12, 100), small_model(diffusion)
+    tokens = np.random.default_rng(0).integers(0, 7, (8, 12))
+    batch = objective.draw(5, 40, tokens)
+    loss = objective.loss(model, torch.from_numpy(tokens), batch.map(torch.from_numpy))
+    padding = np.zeros((2, 12), dtype=int)
+    weights = batch.weights
+    if kind == "uniform":
+        weights = np.repeat(np.float32([1, 0]), [tokens.size, padding.size])
+    padded = replace(
+        batch,
+        weights=weights,
+        noisy=None if batch.noisy is None else np.concatenate((batch.noisy, padding)),
+        time=None if batch.time is None else np.append(batch.time, np.float32([1, 1])),
+    )
+    longer = torch.from_numpy(np.concatenate((tokens, padding)))
+    with_padding = objective.loss(model, longer, padded.map(torch.from_numpy))
+    assert with_padding.item() == pytest.approx(loss.item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_order_of_rows_changes_no_loss(kind):
+    diffusion = DiffusionConfig(**KINDS[kind])
+    objective, model = build_objective(diffusion, 7, 12, 100), small_model(diffusion)
+    tokens = np.random.default_rng(0).integers(0, 7, (8, 12))
+    batch = objective.draw(5, 40, tokens)
+    order = np.random.default_rng(1).permutation(8)
+    rows = [batch.part(row, row + 1, 12) for row in order]
+
+    def joined(name, offset=0):
+        arrays = [getattr(row, name) for row in rows]
+        if arrays[0] is None:
+            return None
+        return np.concatenate([array + offset * i for i, array in enumerate(arrays)])
+
+    shuffled = replace(
+        batch,
+        flat=joined("flat", 12),
+        noisy=joined("noisy"),
+        weights=joined("weights"),
+        time=joined("time"),
+    )
+    one = objective.loss(model, torch.from_numpy(tokens), batch.map(torch.from_numpy))
+    two = objective.loss(model, torch.from_numpy(tokens[order]), shuffled.map(torch.from_numpy))
+    assert two.item() == pytest.approx(one.item(), rel=1e-5)
