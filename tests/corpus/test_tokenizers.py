@@ -6,7 +6,12 @@ import numpy as np
 import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
-from quokka_ray.corpus.tokenizers import build_tokenizer, load_saved, token_dtype
+from quokka_ray.corpus.tokenizers import (
+    build_tokenizer,
+    load_saved,
+    text_bytes,
+    token_dtype,
+)
 from quokka_ray.errors import ConfigurationError
 
 BOOKS50 = Path(__file__).parents[2] / "benchmarks" / "books50_tokenizer.json"
@@ -66,3 +71,14 @@ def test_a_file_that_is_no_tokenizer_is_named(tmp_path: Path, content: bytes | N
         path.write_bytes(content)
     with pytest.raises(ConfigurationError, match=r"corpus\.tokenizer: .*t\.json"):
         build_tokenizer(path)
+
+
+def test_bytes_of_windows_are_those_of_their_text() -> None:
+    tokenizer = build_tokenizer("bytes")
+    ids = [*tokenizer.encode("naïve"), tokenizer.end_of_document, *tokenizer.encode("日本")]
+    # The second window begins within a character.
+    windows = np.array([*ids, 0]).reshape(2, 7)
+    assert text_bytes(tokenizer, windows) == 13
+    fifty = build_tokenizer(BOOKS50)
+    windows = np.array([[*fifty.encode("naive cafe"), fifty.end_of_document]])
+    assert text_bytes(fifty, windows) == 10

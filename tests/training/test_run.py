@@ -7,6 +7,7 @@ from trajectories import trajectory
 
 from quokka_ray.errors import ConfigurationError, MachineError
 from quokka_ray.model.counts import flops_per_token
+from quokka_ray.study.config import DiffusionConfig
 from quokka_ray.study.trajectory import TrajectoryConfig
 from quokka_ray.training.run import train
 
@@ -49,6 +50,9 @@ def test_a_run_learns_and_leaves_its_whole_record(corpus, tmp_path):
     (observation,) = rows_of(tmp_path, "observation")
     assert observation["observation"] == f"t0@{config.tokens}+cooldown"
     assert observation["loss"] == outcome.loss
+    assert observation["perplexity"] == pytest.approx(math.exp(outcome.loss))
+    # Bytes as tokens, but for the ends of documents, which have no text.
+    assert 1 <= observation["bits_per_byte"] / (outcome.loss / math.log(2)) < 1.01
     assert observation["tokens"] == config.tokens
     assert observation["flops"] == config.flops
     (ended,) = rows_of(tmp_path, "ended")
@@ -232,6 +236,7 @@ def test_contradictions_are_refused_before_anything_is_written(corpus, tmp_path)
         ({"params": 1}, "its shape has"),
         ({"corpus_hash": "another"}, "of hash another"),
         ({"tokenizer": "another"}, "of tokenizer another"),
+        ({"diffusion": DiffusionConfig(kernel="uniform")}, "not decided for kernel 'uniform'"),
     ):
         folder = tmp_path / "refused"
         with pytest.raises(ConfigurationError, match=sentence):
