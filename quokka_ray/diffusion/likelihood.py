@@ -19,9 +19,9 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from quokka_ray.diffusion.build import build_process, build_schedule
+from quokka_ray.diffusion.build import build_process
 from quokka_ray.diffusion.masks import VALIDATION, stream, validation_masks
-from quokka_ray.diffusion.noised import next_token_losses, process_losses
+from quokka_ray.diffusion.noised import next_token_losses, own_logit, process_losses
 from quokka_ray.diffusion.objective import Denoiser, masked_cross_entropy
 from quokka_ray.diffusion.schedules import Linear
 from quokka_ray.study.config import EvaluationConfig
@@ -207,7 +207,7 @@ def _process_bound(
     device: str,
 ) -> Likelihood:
     process = build_process(diffusion, vocab_size, Linear())
-    told = build_schedule(diffusion)
+    told = build_process(diffusion, vocab_size)
     sequences, seq_len = windows.shape
     power = _WARP[diffusion.kernel]
     places = validation_places(evaluation.seed, sequences, evaluation.draws)
@@ -219,7 +219,8 @@ def _process_bound(
             generator = stream(evaluation.seed, VALIDATION, 1 + row, draw)
             rows = slice(row, row + 1)
             noisy[rows] = process.corrupt(windows[rows], levels[rows], generator)
-        times = np.clip(told.inverse(levels), 0.0, 1.0).astype(np.float32)
+        times = np.clip(told.schedule.inverse(levels), 0.0, 1.0)
+        own = own_logit(told, times) if diffusion.objective == "quokka_uniform" else None
         for part in _parts(windows, vocab_size):
             losses = process_losses(
                 model,
@@ -227,7 +228,8 @@ def _process_bound(
                 torch.from_numpy(windows[part]).to(device),
                 torch.from_numpy(noisy[part]).to(device),
                 torch.from_numpy(levels[part]).to(device),
-                torch.from_numpy(times[part]).to(device),
+                torch.from_numpy(times[part]).float().to(device),
+                None if own is None else torch.from_numpy(own[part]).to(device),
             )
             means = losses.view(-1, seq_len).double().mean(1).cpu().numpy()
             values[draw, part] = means * density[part]

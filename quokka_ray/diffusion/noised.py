@@ -53,7 +53,13 @@ def by_parts(
 
 
 def process_losses(
-    model: Denoiser, process: NoiseProcess, tokens: Tensor, noisy: Tensor, t: Tensor, time: Tensor
+    model: Denoiser,
+    process: NoiseProcess,
+    tokens: Tensor,
+    noisy: Tensor,
+    t: Tensor,
+    time: Tensor,
+    own: Tensor | None = None,
 ) -> Tensor:
     """Return the ELBO's integrand of every position, in nats.
 
@@ -64,18 +70,26 @@ def process_losses(
         noisy: int64 [B, L].
         t: floating [B], the time of each row, the process's own.
         time: floating [B], what the model is told.
+        own: floating [B], taken off the logit of each position's own noisy token, for a model
+            that was trained to take notice of it: see `QuokkaUniform`.
 
     Returns:
         float32 [B * L].
     """
+    length = tokens.shape[1]
     rows = hidden_states(model, noisy, time)
-    at = t.repeat_interleave(tokens.shape[1])
+    clean, seen, at = tokens.reshape(-1), noisy.reshape(-1), t.repeat_interleave(length)
+    less = None if own is None else own.repeat_interleave(length)
 
-    def integrand(logits: Tensor, clean: Tensor, seen: Tensor, when: Tensor) -> Tensor:
-        return elbo(process, logits, clean, seen, when)
+    def integrand(logits: Tensor, *these: Tensor) -> Tensor:
+        clean, seen, at, *less = these
+        if less:
+            column = seen[:, None]
+            logits = logits.scatter_add(1, column, -less[0][:, None].to(logits.dtype))
+        return elbo(process, logits, clean, seen, at)
 
-    clean, seen = tokens.reshape(-1), noisy.reshape(-1)
-    return by_parts(model, rows, process.vocab_size, integrand, clean, seen, at)
+    others = (clean, seen, at) if less is None else (clean, seen, at, less)
+    return by_parts(model, rows, process.vocab_size, integrand, *others)
 
 
 def next_token_losses(model: Denoiser, tokens: Tensor, vocab_size: int) -> Tensor:
@@ -137,8 +151,13 @@ class QuokkaUniform(Objective):
     """The paper's loss for uniform noise (section 5.1), which is not a bound.
 
     Cross-entropy of the clean token at every position. Replaced tokens are weighed as masked ones
-    are, by -alpha' / (1 - alpha), over all tokens; the others' mean is added. A token that noise
-    drew equal to itself cannot be told from a clean one and counts as clean.
+    are, by w = -alpha' / (1 - alpha), over all tokens; each row's mean over the others is added. A
+    token that noise drew equal to itself cannot be told from a clean one and counts as clean.
+
+    What a model learns from it takes notice of the token's own noisy value z: x_theta(v) is best
+    when proportional to p(v | the other tokens) times the weight and the chance of seeing z, which
+    is -alpha' / K for v other than z, and 1 for z. The ELBO wants the first factor alone: taking
+    `own_logit` off the logit of z gives it.
     """
 
     def __init__(self, process: NoiseProcess, times: TimeSampler, steps: int) -> None:
@@ -157,12 +176,14 @@ class QuokkaUniform(Objective):
         generator = stream(seed, TRAINING, step)
         times = self._times.draw(generator, len(tokens), step / self._steps)
         noisy = self._process.corrupt(tokens, times.values, generator)
-        of_row = self._process.schedule.weight(times.values) * times.correction
         replaced = noisy != tokens
-        kept = tokens.size / max(1, tokens.size - int(replaced.sum()))
-        weights = np.where(replaced, of_row[:, None], kept).astype(np.float32).ravel()
+        of_row = self._process.schedule.weight(times.values)[:, None]
+        kept = tokens.shape[1] / np.maximum(1, (~replaced).sum(1, keepdims=True))
+        weights = np.where(replaced, of_row, kept) * times.correction[:, None]
         time = times.values.astype(np.float32)
-        return Batch(tokens.size, noisy=noisy, weights=weights, time=time)
+        return Batch(
+            tokens.size, noisy=noisy, weights=weights.astype(np.float32).ravel(), time=time
+        )
 
     def loss(self, model: Denoiser, tokens: Tensor, batch: Batch[Tensor]) -> Tensor:
         """Return the weighted sum of cross-entropies / normaliser."""
@@ -176,6 +197,21 @@ class QuokkaUniform(Objective):
         vocab_size = self._process.vocab_size
         losses = by_parts(model, rows, vocab_size, cross_entropy, tokens.reshape(-1))
         return losses.dot(batch.weights.to(losses.dtype)) / batch.normaliser
+
+
+def own_logit(process: NoiseProcess, time: np.ndarray) -> np.ndarray:
+    """Return what `QuokkaUniform` adds to the best logit of a position's own noisy token.
+
+    Args:
+        process: Uniform noise.
+        time: float64 [B], in the time of its schedule.
+
+    Returns:
+        float64 [B], log(K / -alpha'(t)).
+    """
+    slope = np.maximum(-process.schedule.alpha_prime(time), 1e-12)
+    less: np.ndarray = math.log(process.vocab_size) - np.log(slope)
+    return less
 
 
 class NextToken(Objective):

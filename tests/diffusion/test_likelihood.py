@@ -1,3 +1,4 @@
+import math
 from itertools import product
 
 import numpy as np
@@ -6,6 +7,7 @@ import torch
 from peers import load
 from toy import TableDenoiser, markov_pair, unigram
 
+from quokka_ray.diffusion.build import build_objective
 from quokka_ray.diffusion.likelihood import (
     Likelihood,
     evaluator_id,
@@ -232,3 +234,49 @@ def test_the_error_of_a_bound_of_replaced_tokens_is_that_of_redrawn_noise(kernel
     # The spread of sixty draws is known to a tenth; its tails are heavy.
     assert np.std(losses) == pytest.approx(np.sqrt(np.mean(np.square(errors))), rel=0.4)
     assert np.mean(losses) == pytest.approx(1.561140200767783, abs=3 * np.std(losses) / 60**0.5)
+
+
+@pytest.mark.parametrize("schedule", ["linear", "cosine"])
+def test_the_best_model_under_the_papers_uniform_loss_is_read_as_the_entropy(schedule):
+    # Its optimum takes notice of a token's own noisy value, which the bound must not.
+    diffusion = DiffusionConfig(
+        kernel="uniform", objective="quokka_uniform", noise_schedule=schedule
+    )
+
+    class Best(TableDenoiser):
+        def __call__(self, tokens, time):
+            slope = torch.ones_like(time.double())
+            if schedule == "cosine":
+                slope = math.pi / 2 * (math.pi / 2 * time.double()).cos()
+            logits = torch.tensor(UNIGRAM, dtype=torch.float64).log().expand(*tokens.shape, 7)
+            own = torch.log(7 / slope)[:, None].expand(tokens.shape)
+            return logits + own[..., None] * torch.nn.functional.one_hot(tokens, 7)
+
+    text = np.repeat(np.arange(7), [40, 25, 15, 10, 5, 3, 2])
+    windows = np.stack([np.random.default_rng(i).permutation(text) for i in range(200)])
+    best = Best(7, None)
+    result = validation_loss(best, windows, EvaluationConfig(draws=8), 7, "cpu", diffusion)
+    assert result.loss == pytest.approx(1.561140200767783, abs=3 * result.stderr)
+    unread = diffusion.model_copy(update={"objective": "elbo"})
+    assert validation_loss(best, windows, EvaluationConfig(), 7, "cpu", unread).loss > 1.8
+
+
+def test_the_papers_uniform_loss_is_least_where_its_own_value_has_that_much_more():
+    # Over draws of the objective itself: moving the own logit either way raises the loss.
+    objective = build_objective(
+        DiffusionConfig(kernel="uniform", objective="quokka_uniform"), 7, 64, 100
+    )
+    tokens = np.random.default_rng(0).choice(7, (256, 64), p=UNIGRAM)
+    logits = torch.tensor(UNIGRAM, dtype=torch.float64).log()
+    losses = []
+    for own in (math.log(7) - 0.3, math.log(7), math.log(7) + 0.3):
+
+        def table(noisy, own=own):
+            return logits + own * torch.nn.functional.one_hot(noisy, 7)
+
+        draws = [objective.draw(0, step, tokens).map(torch.from_numpy) for step in range(20)]
+        model = TableDenoiser(7, table)
+        losses.append(
+            sum(objective.loss(model, torch.from_numpy(tokens), one).item() for one in draws)
+        )
+    assert losses[1] < min(losses[0], losses[2])
