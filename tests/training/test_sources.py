@@ -42,14 +42,14 @@ def test_a_short_run_moves_from_ignorance_towards_the_entropy(kernel):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kernel", [*KERNELS, "cosine", "maskgit", "stratified", "megadlm"])
+@pytest.mark.parametrize("kernel", [*KERNELS, "cosine", "maskgit", "megadlm", "quokka_uniform"])
 def test_a_run_approaches_the_entropy_from_above(kernel):
     torch.set_num_threads(1)
     chain = Chain(4, 16)
     diffusion = {
         "cosine": {"noise_schedule": "cosine"},
         "maskgit": {"objective": "maskgit"},
-        "stratified": {"mask_sampler": "stratified"},
+        "quokka_uniform": {"kernel": "uniform", "objective": "quokka_uniform"},
         "megadlm": {"objective": "megadlm", "mask_sampler": "independent"},
     }.get(kernel)
     config = chain_trajectory(chain, kernel, steps=1200, batch=32, diffusion=diffusion)
