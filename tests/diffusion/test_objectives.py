@@ -207,7 +207,7 @@ def test_a_draw_depends_on_seed_and_step_alone(kind):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_blind_is_the_mean_loss_of_a_model_that_knows_nothing(kind):
-    steps = 300
+    steps = 150
     objective = build_objective(DiffusionConfig(**KINDS[kind]), 7, 12, steps)
     tokens = np.random.default_rng(0).integers(0, 7, (64, 12))
     denoiser = unigram([1 / 7] * 7)
