@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from sources import KERNELS, Chain, chain_trajectory
+from known_entropy import KERNELS, Chain, chain_trajectory
 
 from quokka_ray.diffusion.likelihood import validation_loss
 from quokka_ray.training.loop import Trainer
