@@ -83,7 +83,8 @@ class Sigma(NoiseSchedule):
             return value
         rest = self.fall(t)
         ratio = log(-elementwise(t).expm1(-rest)) - math.log(self._whole())
-        value = ratio + rest - self._span
+        # Rounding may leave it above 0 at t = 0.
+        value = elementwise(ratio).clip(ratio + rest - self._span, None, 0.0)
         return value
 
     def log1m_alpha(self, t: Time) -> Time:

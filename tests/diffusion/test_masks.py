@@ -76,7 +76,8 @@ def test_weights_are_a_power_of_the_inverse_mask_rate():
     assert (masks.weights(4, 0.0) == 1).all()
 
 
-SCHEDULES = [Cosine(), Poly(2.0), Poly(0.5), Geometric(), SigmaLinear()]
+PUBLISHED = SigmaLinear(0.1, 20.0, spanning=False)  # Leaves out the lowest rates.
+SCHEDULES = [Cosine(), Poly(2.0), Poly(0.5), Geometric(), SigmaLinear(), PUBLISHED]
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
