@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
@@ -18,9 +18,7 @@ import torch
 from quokka_ray.corpus.store import TokenCorpus
 from quokka_ray.corpus.tokenizers import text_bytes
 from quokka_ray.diffusion.likelihood import evaluator_id, validation_loss
-from quokka_ray.errors import ConfigurationError, MachineError
-from quokka_ray.model.counts import count_params, evaluation_flops, training_flops
-from quokka_ray.study.config import fit_to_kernel
+from quokka_ray.model.counts import evaluation_flops, training_flops
 from quokka_ray.study.trajectory import TrajectoryConfig
 from quokka_ray.training.checkpoints import (
     keep_only,
@@ -28,6 +26,7 @@ from quokka_ray.training.checkpoints import (
     load_checkpoint,
     save_checkpoint,
 )
+from quokka_ray.training.checks import check, check_corpus, write_config
 from quokka_ray.training.loop import Trainer
 from quokka_ray.training.lr_schedules import is_cooled
 from quokka_ray.training.metrics import Metrics, Row
@@ -81,12 +80,12 @@ def train(
         ConfigurationError: The configuration contradicts itself, the corpus or the folder.
         MachineError: There is no such device.
     """
-    _check(config, device)
+    check(config, device)
     corpus = TokenCorpus.open(config.corpus)
-    _check_corpus(config, corpus)
+    check_corpus(config, corpus)
     torch.set_num_threads(threads)
     folder.mkdir(parents=True, exist_ok=True)
-    _write_config(config, folder / "config.json")
+    write_config(config, folder / "config.json")
     keep_tokenizer(config.corpus, folder)
     metrics = Metrics(folder / "metrics.jsonl", report)
     try:
@@ -294,65 +293,6 @@ def _repeat(metrics: Metrics, ended: Row) -> Outcome:
     return Outcome(
         ended["status"], last["loss"], last["loss_stderr"], ended["flops_spent"], ended["tokens"]
     )
-
-
-def _check(config: TrajectoryConfig, device: str) -> None:
-    if torch.device(device).type == "cuda" and not torch.cuda.is_available():
-        raise MachineError(f"device {device!r} was asked for, but torch sees no GPU; use cpu")
-    if config.tokens % config.batch_tokens:
-        raise ConfigurationError(
-            f"trajectory {config.id}: {config.tokens} tokens are no whole number of steps of "
-            f"{config.batch_tokens}; round them to a multiple"
-        )
-    try:
-        fitted = fit_to_kernel(config.model, config.diffusion)
-    except ValueError as error:
-        raise ConfigurationError(f"trajectory {config.id}: {error}") from None
-    if fitted != config.model:
-        raise ConfigurationError(
-            f"trajectory {config.id}: the model is not decided for kernel "
-            f"{config.diffusion.kernel!r}; make it with quokka_ray.study.config.fit_to_kernel"
-        )
-    counted = count_params(config.shape, config.model, config.vocab_size)
-    if counted != config.params:
-        raise ConfigurationError(
-            f"trajectory {config.id} says {config.params} parameters, but its shape has "
-            f"{counted}; count them with quokka_ray.model.counts"
-        )
-
-
-def _check_corpus(config: TrajectoryConfig, corpus: TokenCorpus) -> None:
-    for what, wanted, found in (
-        ("hash", config.corpus_hash, corpus.hash),
-        ("tokenizer", config.tokenizer, corpus.tokenizer_id),
-        ("vocabulary size", config.vocab_size, corpus.vocab_size),
-    ):
-        if wanted != found:
-            raise ConfigurationError(
-                f"trajectory {config.id} was planned for a corpus of {what} {wanted}, but "
-                f"{config.corpus} has {found}; prepare that corpus again or start a new study"
-            )
-
-
-def _write_config(config: TrajectoryConfig, path: Path) -> None:
-    text = config.model_dump_json(indent=2) + "\n"
-    if path.exists():
-        if _identity(TrajectoryConfig.model_validate_json(path.read_text("utf-8"))) != _identity(
-            config
-        ):
-            raise ConfigurationError(
-                f"{path} belongs to another run; give this one a folder of its own"
-            )
-        return
-    draft = path.with_suffix(".draft")
-    draft.write_text(text, "utf-8")
-    draft.replace(path)
-
-
-def _identity(config: TrajectoryConfig) -> dict[str, Any]:
-    """Return what decides a run's result: not where its corpus lies, nor how often it writes."""
-    hidden: Any = {"corpus": True, "training": {"checkpoint_seconds", "report_seconds"}}
-    return config.model_dump(exclude=hidden)
 
 
 def _finite(value: float) -> float | None:
