@@ -109,6 +109,7 @@ def run_generate(options: argparse.Namespace) -> int:
             count=min(at_once, options.count - first),
             first=first,
             start_token=model.mask_id,
+            notices_own=config.diffusion.objective == "quokka_uniform",
             device=device,
         )
         draft = _watched(drafts, tokenizer, options.count)

@@ -1,8 +1,9 @@
 """Text from a trained model: the holes of a canvas filled, and the drafts on the way."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 
-from quokka_ray.diffusion.canvas import Canvas, plan_blocks
+from quokka_ray.diffusion.canvas import Block, Canvas, plan_blocks
 from quokka_ray.diffusion.objective import Denoiser
 from quokka_ray.diffusion.processes import Mask, NoiseProcess
 from quokka_ray.diffusion.samplers import (
@@ -27,6 +28,7 @@ def generate(
     count: int = 1,
     first: int = 0,
     start_token: int = 0,
+    notices_own: bool = False,
     device: str = "cpu",
 ) -> Iterator[Draft]:
     """Fill a canvas `count` times; yield the texts at the start and after every step.
@@ -45,6 +47,8 @@ def generate(
         count: Texts B to write side by side.
         first: Number of the first text: texts 4 and 5 are the same whether made alone or not.
         start_token: What a next-token model sees before the first token: its mask token.
+        notices_own: The model was trained by `QuokkaUniform`: what a token's own noisy value
+            adds to its logit is taken off before a step back.
         device: Where the model is.
 
     Raises:
@@ -81,7 +85,7 @@ def generate(
     )
     if process is None:
         return _continued(texts, canvas, start_token, sampling)
-    return _denoised(texts, canvas, process, sampling)
+    return _denoised(texts, canvas, process, sampling, notices_own)
 
 
 def _continued(
@@ -95,7 +99,11 @@ def _continued(
 
 
 def _denoised(
-    texts: Texts, canvas: Canvas, process: NoiseProcess, sampling: Sampling
+    texts: Texts,
+    canvas: Canvas,
+    process: NoiseProcess,
+    sampling: Sampling,
+    notices_own: bool,
 ) -> Iterator[Draft]:
     width = sampling.block if sampling.sampler == "blocks" else len(canvas.holes)
     if len(canvas.holes) > texts.seq_len:
@@ -103,8 +111,9 @@ def _denoised(
     blocks = plan_blocks(canvas, width=width, steps=sampling.steps)
     texts.steps = sum(block.steps for block in blocks)
     noisy = not isinstance(process, Mask)
+    fill: Callable[[Texts, NoiseProcess, Block, Sampling], Iterator[None]]
     if noisy:
-        fill = step_back
+        fill = partial(step_back, notices_own=notices_own)
         fill_with_noise(texts, process)
     else:
         fill = unmask_at_random if sampling.sampler == "ancestral" else unmask_by_confidence

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from quokka_ray.diffusion.canvas import Block, split_evenly
 from quokka_ray.diffusion.drawing import draw, token_probabilities
+from quokka_ray.diffusion.noised import own_logit
 from quokka_ray.diffusion.posterior import bridge
 from quokka_ray.diffusion.processes import NoiseProcess
 from quokka_ray.diffusion.texts import Texts
@@ -124,12 +125,18 @@ def unmask_by_confidence(
 
 
 def step_back(
-    texts: Texts, process: NoiseProcess, block: Block, sampling: Sampling
+    texts: Texts,
+    process: NoiseProcess,
+    block: Block,
+    sampling: Sampling,
+    *,
+    notices_own: bool = False,
 ) -> Iterator[None]:
     """Ancestral sampling through the posterior, for noise with real tokens.
 
     Given text is shown as it is, not noised to the level of the rest. Temperature and top-p act
-    on the model's law of the clean token.
+    on the model's law of the clean token, for a model that `notices_own` after what its own
+    noisy value adds to a token's logit is taken off.
     """
     window = texts.window(block)
     holes = texts.holes_of(block)
@@ -137,6 +144,10 @@ def step_back(
         t, s = 1 - i / block.steps, 1 - (i + 1) / block.steps
         last = i == block.steps - 1
         logits = texts.logits(window, holes, t)
+        if notices_own:
+            own = float(own_logit(process, np.array([t]))[0])
+            noisy = texts.tokens[holes][:, None]
+            logits = logits.scatter_add(1, noisy, logits.new_full(noisy.shape, -own))
         clean = token_probabilities(logits, sampling.temperature, sampling.top_p)
         law = bridge(process, clean, texts.tokens[holes], t, s)
         if last:

@@ -14,6 +14,7 @@ from toy import TableDenoiser, markov_pair, unigram
 
 from quokka_ray.diffusion.canvas import Canvas
 from quokka_ray.diffusion.generation import generate
+from quokka_ray.diffusion.noised import own_logit
 from quokka_ray.diffusion.processes import Hybrid, LogSnrHybrid, Mask, Uniform
 from quokka_ray.diffusion.samplers import SAMPLERS, Sampling
 from quokka_ray.diffusion.schedules import Cosine, Geometric, Linear, Poly
@@ -152,6 +153,30 @@ def test_every_noise_gives_an_independent_source_back(process, steps):
     counts = np.bincount(final.tokens.ravel(), minlength=5)
     assert counts[4] == 0
     assert np.abs(counts[:4] / 8000 - law).max() < 5 * np.sqrt(0.25 / 8000)
+
+
+def test_what_a_token_adds_to_its_own_logit_is_taken_off_before_a_step():
+    process, law = Uniform(Cosine(), 4), np.array([0.5, 0.3, 0.15, 0.05])
+
+    class Noticing(TableDenoiser):
+        def __call__(self, tokens, time):
+            own = torch.from_numpy(own_logit(process, time.double().numpy()))
+            own_token = torch.nn.functional.one_hot(tokens, 4) * own[:, None, None]
+            return super().__call__(tokens) + own_token
+
+    model = Noticing(4, lambda x: torch.tensor(law).log().expand(*x.shape, -1))
+    canvas = hole_canvas([0] * 10, [True] * 10)
+    shares = {}
+    for notices_own in (True, False):
+        final = last(
+            generate(
+                model, canvas, process, Sampling(steps=7), seq_len=10, count=800,
+                notices_own=notices_own,
+            )
+        )  # fmt: skip
+        shares[notices_own] = np.bincount(final.tokens.ravel(), minlength=4) / 8000
+    assert np.abs(shares[True] - law).max() < 5 * np.sqrt(0.25 / 8000)
+    assert np.abs(shares[False] - law).max() > 10 * np.sqrt(0.25 / 8000)
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
