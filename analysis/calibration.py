@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.laws.base import FloatArray
-from analysis.uncertainty import LEVEL
+from analysis.uncertainty import LEVEL, interval_scores
 
 if TYPE_CHECKING:
     from analysis.fitting.result import Fit
@@ -78,17 +78,14 @@ def score(fit: "Fit", runs: pd.DataFrame, loss: FloatArray, hold_out: float) -> 
     """Return how `fit` predicts `runs`, whose losses as tuned runs are `loss`, [R]."""
     unique = runs["unique_tokens"] if fit.law.needs_unique else None
     found = fit.predict(runs["params"], runs["tokens"], unique, noise=True)
-    observed, low, high = np.log(loss), np.log(found.low), np.log(found.high)
-    outside = np.maximum(low - observed, 0.0) + np.maximum(observed - high, 0.0)
     return Split(
         hold_out=hold_out,
         kept=len(fit.runs),
         held_out=len(runs),
-        coverage=float((outside == 0.0).mean()),
-        half_width=float(np.median(high - low) / 2.0),
-        interval_score=float((high - low + 2.0 / (1.0 - LEVEL) * outside).mean()),
-        rmse=float(np.sqrt(np.mean((observed - np.log(found.value)) ** 2))),
         decades=float(np.log10(_flops(runs).max() / fit.state.validity["flops"][1])),
+        **interval_scores(
+            np.log(loss), np.log(found.value), np.log(found.low), np.log(found.high)
+        ),
     )
 
 

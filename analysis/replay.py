@@ -18,6 +18,7 @@ from analysis.errors import AnalysisError, ReplayError
 from analysis.fitting.fit import fit_law
 from analysis.fitting.result import Fit
 from analysis.laws.base import FloatArray
+from analysis.uncertainty import interval_scores
 
 Estimator = Callable[[pd.DataFrame], Fit]
 """Maps bought runs to a law; raises `AnalysisError` while they are too few."""
@@ -138,18 +139,15 @@ class TableWorld:
         return float(self.recorded[run])
 
     def score(self, fit: Fit) -> dict[str, float]:
-        """Return RMSE of log loss, coverage, and R^2 of the loss clipped to [-1, 1]."""
+        """Return `interval_scores`, and R^2 of the loss clipped to [-1, 1]."""
         found = fit.predict(self.wanted["params"], self.wanted["tokens"], noise=True)
         loss = self.truth
-        off = np.log(loss) - np.log(found.value)
-        inside = (found.low <= loss) & (loss <= found.high)
         spread = float(((loss - loss.mean()) ** 2).sum())
         r2 = 1.0 - float(((loss - found.value) ** 2).sum()) / max(spread, 1e-300)
-        return {
-            "rmse": float(np.sqrt(np.mean(off**2))),
-            "coverage": float(inside.mean()),
-            "r2": float(np.clip(r2, -1.0, 1.0)),
-        }
+        scores = interval_scores(
+            np.log(loss), np.log(found.value), np.log(found.low), np.log(found.high)
+        )
+        return {**scores, "r2": float(np.clip(r2, -1.0, 1.0))}
 
 
 @dataclass(frozen=True)

@@ -64,15 +64,9 @@ class LawState:
         if self.law.needs_unique:
             points = Points.of(params, tokens, tokens if unique_tokens is None else unique_tokens)
         value = self.law.log_loss(self.theta, points)
-        gradient = self.law.gradient(self.theta, points)
-        sampled, beside = None, np.zeros_like(value)
-        if self._misfit is None:
-            sampled = self.law.log_loss(self.samples, points)
-        else:
-            found = self._misfit.at(points)
-            value = value + found.mean
-            gradient = gradient - found.pull
-            beside = found.variance
+        sampled = self.law.log_loss(self.samples, points) if self._misfit is None else None
+        gradient, moved, beside = self._about(points)
+        value = value + moved
         low, high = combined_interval(
             value,
             sampled,
@@ -135,22 +129,22 @@ class LawState:
 
         It counts the parameters' uncertainty and, where one was fitted, the discrepancy's.
         """
-        ends = [self.law.gradient(self.theta, points) for points in (first, second)]
-        if self._misfit is None:
-            return ends[0] @ self.covariance @ ends[1].T
-        pulls = [self._misfit.at(points).pull for points in (first, second)]
-        moved = [gradient - pull for gradient, pull in zip(ends, pulls, strict=True)]
-        return moved[0] @ self.covariance @ moved[1].T + self._misfit.covariance(first, second)
+        result = self._about(first)[0] @ self.covariance @ self._about(second)[0].T
+        return result if self._misfit is None else result + self._misfit.covariance(first, second)
 
     def spread_at(self, points: Points) -> FloatArray:
         """Return the standard deviation of the true ln L at points, [S]: `predict`'s, no noise."""
-        gradient = self.law.gradient(self.theta, points)
-        beside = np.zeros(len(gradient))
-        if self._misfit is not None:
-            found = self._misfit.at(points)
-            gradient, beside = gradient - found.pull, found.variance
+        gradient, _, beside = self._about(points)
         variance = np.einsum("rp,pq,rq->r", gradient, self.covariance, gradient) + beside
         return np.sqrt(np.maximum(variance, 0.0))
+
+    def _about(self, points: Points) -> tuple[FloatArray, FloatArray, FloatArray]:
+        """Return the gradient of predicted ln L [S, P], the misfit's mean and its variance [S]."""
+        gradient = self.law.gradient(self.theta, points)
+        if self._misfit is None:
+            return gradient, np.zeros(len(gradient)), np.zeros(len(gradient))
+        found = self._misfit.at(points)
+        return gradient - found.pull, found.mean, found.variance
 
     @cached_property
     def _misfit(self) -> Misfit | None:

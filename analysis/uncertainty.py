@@ -68,6 +68,24 @@ class Allocation:
         }
 
 
+def interval_scores(
+    observed: FloatArray, value: FloatArray, low: FloatArray, high: FloatArray
+) -> dict[str, float]:
+    """Return how predictions with intervals of `LEVEL` did, all in log loss, arrays [R].
+
+    Returns:
+        `rmse`; `coverage`; `half_width`, the median; `interval_score`, the mean width plus
+        2 / (1 - LEVEL) times the distance outside (Gneiting and Raftery 2007, equation 43).
+    """
+    outside = np.maximum(low - observed, 0.0) + np.maximum(observed - high, 0.0)
+    return {
+        "rmse": float(np.sqrt(np.mean((observed - value) ** 2))),
+        "coverage": float((outside == 0.0).mean()),
+        "half_width": float(np.median(high - low) / 2.0),
+        "interval_score": float((high - low + 2.0 / (1.0 - LEVEL) * outside).mean()),
+    }
+
+
 def combined_interval(
     value: FloatArray,
     samples: FloatArray | None,

@@ -14,6 +14,7 @@ import itertools
 import sys
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +25,7 @@ from analysis.discrepancy import DiscrepancyPrior
 from analysis.errors import AnalysisError
 from analysis.fitting.fit import fit_law
 from analysis.runs import read_runs, validate_runs
-from analysis.uncertainty import LEVEL
+from analysis.uncertainty import LEVEL, interval_scores
 
 REPORTED = ("epoch", "llama_3", "marin")
 """Sources whose tables are reported; the others serve to choose settings."""
@@ -53,24 +54,15 @@ def fitted(kept: pd.DataFrame, held: pd.DataFrame, **settings: object) -> Bounds
     return np.log(found.value), np.log(found.low), np.log(found.high)
 
 
-@way("five parameters")
-def _plain(kept: pd.DataFrame, held: pd.DataFrame) -> Bounds:
-    return fitted(kept, held, law="chinchilla", discrepancy="none", priors="none")
-
-
-@way("five parameters, published priors")
-def _priors(kept: pd.DataFrame, held: pd.DataFrame) -> Bounds:
-    return fitted(kept, held, law="chinchilla", discrepancy="none", priors="weak")
-
-
-@way("coupled law")
-def _coupled(kept: pd.DataFrame, held: pd.DataFrame) -> Bounds:
-    return fitted(kept, held, law="coupled", discrepancy="none", priors="none")
-
-
-@way("super-law")
-def _super(kept: pd.DataFrame, held: pd.DataFrame) -> Bounds:
-    return fitted(kept, held, law="super", discrepancy="none", priors="none")
+_plain = partial(fitted, law="chinchilla", discrepancy="none", priors="none")
+_coupled = partial(_plain, law="coupled")
+_super = partial(_plain, law="super")
+WAYS |= {
+    "five parameters": _plain,
+    "five parameters, published priors": partial(_plain, priors="weak"),
+    "coupled law": _coupled,
+    "super-law": _super,
+}
 
 
 @way("ensemble of the three")
@@ -167,17 +159,13 @@ def measure(predict: Way, parts: list[tuple[str, str, float, pd.DataFrame, pd.Da
     for source, name, hold_out, kept, held in parts:
         mean, low, high = predict(kept, held)
         observed = np.log(held["loss"].to_numpy(dtype=np.float64))
-        outside = np.maximum(low - observed, 0.0) + np.maximum(observed - high, 0.0)
         rows.append(
             {
                 "source": source,
                 "table": name,
                 "hold_out": hold_out,
                 "held": len(held),
-                "rmse": float(np.sqrt(np.mean((observed - mean) ** 2))),
-                "coverage": float((outside == 0).mean()),
-                "half_width": float(np.median(high - low) / 2.0),
-                "score": float((high - low + 2.0 / (1.0 - LEVEL) * outside).mean()),
+                **interval_scores(observed, mean, low, high),
             }
         )
     return pd.DataFrame(rows)
@@ -185,13 +173,13 @@ def measure(predict: Way, parts: list[tuple[str, str, float, pd.DataFrame, pd.Da
 
 def by_table(scores: pd.DataFrame) -> pd.DataFrame:
     """Return the mean over hold-outs for each table."""
-    columns = ["rmse", "coverage", "half_width", "score"]
+    columns = ["rmse", "coverage", "half_width", "interval_score"]
     return scores.groupby(["source", "table"], sort=False)[columns].mean()
 
 
 def rotate(found: dict[tuple[float, float, float], pd.DataFrame]) -> tuple[pd.DataFrame, dict]:
     """Return each reported source's scores with settings chosen on the others, and the choices."""
-    scores = pd.DataFrame({key: by_table(frame)["score"] for key, frame in found.items()})
+    scores = pd.DataFrame({key: by_table(frame)["interval_score"] for key, frame in found.items()})
     relative = scores.div(scores.min(axis=1), axis=0)
     rows, chosen = [], {}
     for source in REPORTED:
@@ -199,7 +187,7 @@ def rotate(found: dict[tuple[float, float, float], pd.DataFrame]) -> tuple[pd.Da
         best = others.groupby(level="source").mean().mean().idxmin()
         chosen[source] = best
         rows.append(by_table(near(found[best])).loc[[source]])
-    chosen["all sources, the default"] = relative.groupby(level="source").mean().mean().idxmin()
+    chosen["all sources"] = relative.groupby(level="source").mean().mean().idxmin()
     return pd.concat(rows), chosen
 
 
@@ -214,7 +202,7 @@ def line(name: str, frame: pd.DataFrame, baseline: float) -> str:
     lowest = frame["coverage"].min()
     return (
         f"{name:<36} {mean['rmse']:.4f} {mean['rmse'] / baseline:5.2f} {mean['coverage']:8.0%} "
-        f"{lowest:7.0%} {mean['half_width']:10.4f} {mean['score']:8.4f}"
+        f"{lowest:7.0%} {mean['half_width']:10.4f} {mean['interval_score']:8.4f}"
     )
 
 

@@ -71,6 +71,12 @@ def add_verbs(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]")
     verb.add_argument(
         "--lr-prior", type=quantity, metavar="LR", help="a learning rate thought good"
     )
+    verb.add_argument(
+        "--per-decade",
+        type=quantity,
+        metavar="ROWS",
+        help="keep so many rows of each curve for a factor of ten in tokens (default: all)",
+    )
     verb.add_argument("--target", type=quantity, metavar="FLOPS", help="budget to show in 6ND")
     add_columns(verb)
     add_json(verb)
@@ -82,11 +88,15 @@ def run_fit(options: argparse.Namespace) -> int:
     from analysis.fitting.fit import fit_law
     from analysis.lawdocument import law_document
     from analysis.report import default_budgets, document_markdown, optimum_table
-    from analysis.runs import read_runs
+    from analysis.runs import read_runs, validate_runs
 
     if options.out is not None:
         check_writable(options.out)
     runs = read_runs(options.runs, dict(options.column))
+    if options.per_decade is not None:
+        from analysis.spacing import log_spaced
+
+        runs = log_spaced(validate_runs(runs), options.per_decade)
     fit = fit_law(
         runs,
         law=_law(options),

@@ -7,9 +7,8 @@ import pandas as pd
 
 from analysis.figures import tuned_loss
 from analysis.lawfile import LawFile
-from analysis.laws.base import FloatArray
 from analysis.runs import unique_tokens_of
-from analysis.uncertainty import LEVEL
+from analysis.uncertainty import interval_scores
 
 
 def score(law: LawFile, runs: pd.DataFrame) -> dict[str, Any]:
@@ -27,26 +26,13 @@ def score(law: LawFile, runs: pd.DataFrame) -> dict[str, Any]:
     """
     observed = np.log(tuned_loss(law.state, runs))
     found = law.predict(runs["params"], runs["tokens"], unique_tokens_of(runs), noise=True)
-    low, high = np.log(found.low), np.log(found.high)
-    error = observed - np.log(found.value)
+    value, low, high = (np.log(v) for v in (found.value, found.low, found.high))
     return {
         "rows": len(runs),
-        "rmse": float(np.sqrt(np.mean(error**2))),
-        "bias": float(error.mean()),
-        "coverage": float(np.mean((low <= observed) & (observed <= high))),
-        "half_width": float(np.median((high - low) / 2.0)),
-        "interval_score": float(interval_score(observed, low, high).mean()),
+        **interval_scores(observed, value, low, high),
+        "bias": float((observed - value).mean()),
         "seen": _seen(law, runs),
     }
-
-
-def interval_score(observed: FloatArray, low: FloatArray, high: FloatArray) -> FloatArray:
-    """Return Gneiting and Raftery's score of central intervals of `LEVEL`, [R]; lower is better.
-
-    The width, plus 2 / (1 - LEVEL) times the distance of what falls outside.
-    """
-    outside = np.maximum(low - observed, 0.0) + np.maximum(observed - high, 0.0)
-    return np.asarray(high - low + 2.0 / (1.0 - LEVEL) * outside, dtype=np.float64)
 
 
 def _seen(law: LawFile, runs: pd.DataFrame) -> int | None:

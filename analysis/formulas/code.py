@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from analysis.errors import AnalysisError
-from analysis.formulas.text import VARIABLES, FormulaError, number, read_formula
+from analysis.formulas.text import ARITHMETIC, VARIABLES, FormulaError, number, read_formula
 
 
 class MissingSympyError(AnalysisError):
@@ -45,17 +45,7 @@ def expression(text: str) -> tuple[Any, tuple[str, ...]]:
                 return -build(operand) if isinstance(op, ast.USub) else build(operand)
             case ast.BinOp(left=left, op=op, right=right):
                 a, b = build(left), build(right)
-                match op:
-                    case ast.Add():
-                        return a + b
-                    case ast.Sub():
-                        return a - b
-                    case ast.Mult():
-                        return a * b
-                    case ast.Div():
-                        return a / b
-                    case _:
-                        return a**b
+                return ARITHMETIC[type(op)](a, b)
             case ast.Call(func=ast.Name(id=name), args=args):
                 known = {"max": sympy.Max, "min": sympy.Min, "sqrt": sympy.sqrt}
                 function = known.get(name) or getattr(sympy, {"exp": "exp", "log": "log"}[name])

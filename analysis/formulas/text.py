@@ -7,9 +7,11 @@ an algebra system busy for ever (towers of numbers, hundreds of terms).
 
 import ast
 import math
+import operator
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from analysis.errors import AnalysisError
 
@@ -18,6 +20,15 @@ VARIABLES = ("N", "D", "U", "e")
 
 FUNCTIONS = {"exp": 1, "log": 1, "sqrt": 1, "max": 2, "min": 2}
 """Known functions and how many arguments they take."""
+
+ARITHMETIC: dict[type[ast.operator], Callable[[Any, Any], Any]] = {
+    ast.Add: operator.add,
+    ast.Sub: operator.sub,
+    ast.Mult: operator.mul,
+    ast.Div: operator.truediv,
+    ast.Pow: operator.pow,
+}
+"""What the operators of a formula do, to numbers and to symbols."""
 
 _LONGEST = 1000
 _MOST_NODES = 200
@@ -118,18 +129,8 @@ def _value(node: ast.expr) -> float:
             return -_value(operand) if isinstance(op, ast.USub) else _value(operand)
         case ast.BinOp(left=left, op=op, right=right):
             a, b = _value(left), _value(right)
-            match op:
-                case ast.Add():
-                    return a + b
-                case ast.Sub():
-                    return a - b
-                case ast.Mult():
-                    return a * b
-                case ast.Div():
-                    return a / b
-                case _:
-                    power: float = math.pow(a, b)
-                    return power
+            # math.pow refuses what would leave the real numbers.
+            return math.pow(a, b) if isinstance(op, ast.Pow) else float(ARITHMETIC[type(op)](a, b))
         case ast.Call(func=ast.Name(id=name), args=args):
             values = [_value(a) for a in args]
             if name in ("max", "min"):

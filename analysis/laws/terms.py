@@ -9,6 +9,7 @@ so a law only states each t_k with its first and second derivatives in the few c
 the term depends on. A `Jet` holds them.
 """
 
+from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
@@ -121,9 +122,9 @@ class SumOfTerms(Law):
     linear: ClassVar[tuple[int, ...]]
     """Coordinates that are the logarithm of a term's factor, one for each term, in order."""
 
+    @abstractmethod
     def terms(self, theta: FloatArray, points: Points) -> list[Jet]:
         """Return the logarithm of each term with its derivatives, for theta [..., P]."""
-        raise NotImplementedError
 
     def log_loss(self, theta: FloatArray, points: Points) -> FloatArray:
         theta = np.asarray(theta, dtype=np.float64)
@@ -149,6 +150,6 @@ class SumOfTerms(Law):
             return Prior(np.zeros(size), np.full(size, np.inf))
         return self.published(float(np.mean(log_loss)))
 
+    @abstractmethod
     def published(self, level: float) -> Prior:
         """Return what published laws say of the centred coordinates, weakly."""
-        raise NotImplementedError

@@ -263,3 +263,19 @@ def test_the_package_runs_as_a_module_with_neither_torch_nor_ray(law):
     )
     assert done.returncode == 0, done.stderr
     assert "parameters" in done.stdout
+
+
+def test_rows_of_a_curve_can_be_spaced_in_the_logarithm(tmp_path, capsys):
+    rows = [
+        {"trajectory": f"n{n:g}", "params": n, "tokens": d, "loss": 2 + 30 / n**0.3 + 40 / d**0.3}
+        for n in (1e4, 3e4, 1e5, 3e5)
+        for d in np.linspace(1e6, 1e8, 50)
+    ]
+    path = tmp_path / "curves.csv"
+    pd.DataFrame(rows).to_csv(path, index=False)
+    counts = []
+    for extra in ([], ["--per-decade", "5"]):
+        assert main(["fit", str(path), "--bootstrap", "20", "--json", *extra]) == 0
+        counts.append(json.loads(capsys.readouterr().out)["runs"]["count"])
+    assert counts[0] == 200
+    assert 4 * 6 <= counts[1] <= 4 * 11

@@ -11,12 +11,11 @@ from analysis.cli import main
 from analysis.compare import compare_laws
 from analysis.comparison.numbers import log_difference
 from analysis.comparison.page import comparison_markdown
-from analysis.comparison.scores import interval_score
 from analysis.errors import LawFileError
 from analysis.fitting.fit import fit_law
 from analysis.lawfile import LawFile, load_law, save_law
 from analysis.runs import validate_runs
-from analysis.uncertainty import Estimate
+from analysis.uncertainty import Estimate, interval_scores
 
 COUNT = 60
 
@@ -141,8 +140,13 @@ def test_scores_on_held_out_runs_are_those_of_a_slow_reference(save, base):
 
 
 def test_the_interval_score_by_hand():
-    found = interval_score(np.array([0.0, 2.0, -0.5]), np.zeros(3), np.ones(3))
-    np.testing.assert_allclose(found, [1.0, 1.0 + 20.0, 1.0 + 10.0])
+    observed, widths = np.array([0.0, 2.0, -0.5]), [1.0, 1.0 + 20.0, 1.0 + 10.0]
+    found = interval_scores(observed, np.zeros(3), np.zeros(3), np.ones(3))
+    assert found["interval_score"] == pytest.approx(np.mean(widths))
+    assert found["coverage"] == pytest.approx(1 / 3)
+    for each, expected in zip(observed[:, None], widths, strict=True):
+        alone = interval_scores(each, np.zeros(1), np.zeros(1), np.ones(1))
+        assert alone["interval_score"] == pytest.approx(expected)
 
 
 def test_arms_add_in_quadrature():
