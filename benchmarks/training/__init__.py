@@ -1,0 +1,1 @@
+"""Rows of `benchmarks/train.py`, one module a group."""
