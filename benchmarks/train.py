@@ -23,11 +23,11 @@ from pathlib import Path
 # Before torch is loaded: idle threads must not spin on cores that others use.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
+sys.path.insert(0, str(ROOT))
 
 import torch  # noqa: E402
 
-from training.table import Setting  # noqa: E402
+from benchmarks.training.table import Setting  # noqa: E402
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ def main() -> None:
             continue
         begun = time.monotonic()
         where = "cuda" if has_gpu and group.device != "cpu" else "cpu"
-        module = importlib.import_module(f"training.{group.module}")
+        module = importlib.import_module(f"benchmarks.training.{group.module}")
         for row in module.rows(Setting(where, options.quick)):
             print(row.line(), flush=True)
             shares.append((row.share, row.what.strip()))

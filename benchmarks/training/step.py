@@ -7,11 +7,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from benchmarks.training.runs import run_of, step_flops, windows_of
+from benchmarks.training.table import Row, Setting, interleaved
 from quokka_ray.diffusion.objective import Batch, Denoiser, Objective, hidden_states
 from quokka_ray.training.loop import Trainer
-
-from training.runs import run_of, step_flops, windows_of
-from training.table import Row, Setting, interleaved
 
 _SQUARE = 1024
 """Side of the matrix product that the machine is measured by: its best size on a core."""

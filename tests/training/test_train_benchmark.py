@@ -31,5 +31,5 @@ def test_the_benchmark_ends_with_the_least_share_of_an_aim(benchmark, monkeypatc
 
 def test_every_group_names_a_module_that_yields_rows(benchmark):
     for group in benchmark.GROUPS.values():
-        assert callable(importlib.import_module(f"training.{group.module}").rows)
+        assert callable(importlib.import_module(f"benchmarks.training.{group.module}").rows)
         assert group.device in ("cpu", "cuda", "any")
