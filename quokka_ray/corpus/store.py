@@ -13,8 +13,9 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from quokka_ray.corpus.shuffle import seeded
 from quokka_ray.corpus.tokenizers import Tokenizer, load_saved, token_dtype
-from quokka_ray.corpus.windows import WindowOrder, seeded
+from quokka_ray.corpus.windows import WindowOrder
 from quokka_ray.errors import ConfigurationError
 
 FORMAT = 1
