@@ -10,6 +10,7 @@ from torch.nn import functional
 from benchmarks.training.runs import run_of, step_flops, windows_of
 from benchmarks.training.table import Row, Setting, interleaved
 from quokka_ray.diffusion.objective import Batch, Denoiser, Objective, hidden_states
+from quokka_ray.training.allocator import keep_freed_memory
 from quokka_ray.training.loop import Trainer
 
 _SQUARE = 1024
@@ -41,6 +42,7 @@ class FullHead(Objective):
 
 def rows(setting: Setting) -> Iterator[Row]:
     """Yield the rows of d 256, 6 layers, T 256, V 32k, B 4 in float32."""
+    keep_freed_memory()  # As `training.run.train` does.
     vocab, layers, turns = (4_000, 2, 1) if setting.quick else (32_000, 6, 7)
     config = run_of(256, layers, vocab_size=vocab, seq_len=256, rows=4)
     ours, plain = (Trainer(config, windows_of(config), "cpu") for _ in range(2))

@@ -10,6 +10,7 @@ from typing import Literal
 import numpy as np
 from torch import Tensor
 
+from quokka_ray.diffusion.head import cross_entropy, weighted_loss
 from quokka_ray.diffusion.masks import (
     TRAINING,
     Masks,
@@ -25,7 +26,7 @@ from quokka_ray.diffusion.objective import (
     Denoiser,
     Objective,
     blind_loss,
-    masked_cross_entropy,
+    masked_states,
 )
 from quokka_ray.diffusion.schedules import Linear, NoiseSchedule
 from quokka_ray.diffusion.times import TimeSampler
@@ -123,12 +124,22 @@ class MaskSampler:
 class MaskedObjective(Objective):
     """Base: a weighted sum of the masked tokens' cross-entropies."""
 
+    _vocab_size: int
+
     def loss(self, model: Denoiser, tokens: Tensor, batch: Batch[Tensor]) -> Tensor:
         """Return sum(weight * cross-entropy) / normaliser; logits of masked positions only."""
         assert batch.flat is not None
         assert batch.weights is not None
-        losses = masked_cross_entropy(model, tokens, batch.flat)
-        return losses.dot(batch.weights.to(losses.dtype)) / batch.normaliser
+        rows, targets = masked_states(model, tokens, batch.flat)
+        return weighted_loss(
+            model,
+            rows,
+            self._vocab_size,
+            cross_entropy,
+            batch.weights,
+            batch.normaliser,
+            targets,
+        )
 
 
 class MaskedElbo(MaskedObjective):
@@ -145,6 +156,7 @@ class MaskedElbo(MaskedObjective):
         self, sampler: MaskSampler, vocab_size: int, seq_len: int, power: float = 1.0
     ) -> None:
         self._sampler = sampler
+        self._vocab_size = vocab_size
         self._power = power
         self.blind = (
             blind_loss(vocab_size, seq_len, power)
@@ -174,6 +186,7 @@ class MaskGit(MaskedObjective):
         normalisation: Literal["tokens", "masked", "rows"] = "tokens",
     ) -> None:
         self._sampler = sampler
+        self._vocab_size = vocab_size
         self._normalisation = normalisation
         share = sampler.mean_rate(0.0) if normalisation == "tokens" else 1.0
         self.blind = math.log(vocab_size) * share
@@ -199,6 +212,7 @@ class MegaDlm(MaskedObjective):
 
     def __init__(self, vocab_size: int, seq_len: int) -> None:
         self._seq_len = seq_len
+        self._vocab_size = vocab_size
         self.blind = math.log(vocab_size)
 
     def draw(self, seed: int, step: int, tokens: np.ndarray) -> Batch[np.ndarray]:

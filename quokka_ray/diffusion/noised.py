@@ -1,55 +1,17 @@
 """Objectives that score every token: uniform and hybrid noise, and the next token."""
 
 import math
-from collections.abc import Callable
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional
-from torch.utils.checkpoint import checkpoint
 
 from quokka_ray.diffusion.elbo import elbo
+from quokka_ray.diffusion.head import LossOfLogits, by_parts, cross_entropy, weighted_loss
 from quokka_ray.diffusion.masks import TRAINING, stream
 from quokka_ray.diffusion.objective import Batch, Denoiser, Objective, hidden_states
 from quokka_ray.diffusion.processes import NoiseProcess
 from quokka_ray.diffusion.times import TimeSampler
-
-_LOGITS_AT_ONCE = 1 << 26
-"""Logits that are kept at once, 256 MiB of them; more are computed in parts, and once more in the
-backward pass."""
-
-
-def by_parts(
-    model: Denoiser,
-    rows: Tensor,
-    vocab_size: int,
-    function: Callable[..., Tensor],
-    *others: Tensor,
-) -> Tensor:
-    """Return `function(logits, *others)` for all rows without all logits at once.
-
-    Args:
-        model: Gives the logits of hidden states.
-        rows: Hidden states [M, d].
-        vocab_size: Real tokens K.
-        function: Maps float32 logits [m, K] and the same m of each of `others` to [m].
-        others: Tensors [M].
-
-    Returns:
-        [M], of the type that `function` returns.
-    """
-    part = max(1, _LOGITS_AT_ONCE // vocab_size)
-    if len(rows) <= part:
-        return function(model.logits(rows), *others)
-
-    def one(states: Tensor, *these: Tensor) -> Tensor:
-        return function(model.logits(states), *these)
-
-    parts = zip(*(tensor.split(part) for tensor in (rows, *others)), strict=True)
-    if not torch.is_grad_enabled():
-        return torch.cat([one(*these) for these in parts])
-    return torch.cat([checkpoint(one, *these, use_reentrant=False) for these in parts])
 
 
 def process_losses(
@@ -76,10 +38,20 @@ def process_losses(
     Returns:
         float32 [B * L].
     """
-    length = tokens.shape[1]
     rows = hidden_states(model, noisy, time)
-    clean, seen, at = tokens.reshape(-1), noisy.reshape(-1), t.repeat_interleave(length)
-    less = None if own is None else own.repeat_interleave(length)
+    others = _positions(tokens, noisy, t)
+    if own is not None:
+        others = (*others, own.repeat_interleave(tokens.shape[1]))
+    return by_parts(model, rows, process.vocab_size, _integrand(process), *others)
+
+
+def _positions(tokens: Tensor, noisy: Tensor, t: Tensor) -> tuple[Tensor, ...]:
+    """Return what the integrand takes of each of the B * L positions."""
+    return tokens.reshape(-1), noisy.reshape(-1), t.repeat_interleave(tokens.shape[1])
+
+
+def _integrand(process: NoiseProcess) -> LossOfLogits:
+    """Return the ELBO's integrand as a function of logits, clean, noisy, t and perhaps own."""
 
     def integrand(logits: Tensor, *these: Tensor) -> Tensor:
         clean, seen, at, *less = these
@@ -88,8 +60,7 @@ def process_losses(
             logits = logits.scatter_add(1, column, -less[0][:, None].to(logits.dtype))
         return elbo(process, logits, clean, seen, at)
 
-    others = (clean, seen, at) if less is None else (clean, seen, at, less)
-    return by_parts(model, rows, process.vocab_size, integrand, *others)
+    return integrand
 
 
 def next_token_losses(model: Denoiser, tokens: Tensor, vocab_size: int) -> Tensor:
@@ -98,13 +69,14 @@ def next_token_losses(model: Denoiser, tokens: Tensor, vocab_size: int) -> Tenso
     The mask token stands before the first one, as the beginning: so all L tokens of a row are
     scored, as under diffusion, and not the last L - 1.
     """
-    first = tokens.new_full((len(tokens), 1), model.mask_id)
-    rows = hidden_states(model, torch.cat((first, tokens[:, :-1]), dim=1), None)
-
-    def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
-        return functional.cross_entropy(logits, targets, reduction="none")
-
+    rows = _states_before(model, tokens)
     return by_parts(model, rows, vocab_size, cross_entropy, tokens.reshape(-1))
+
+
+def _states_before(model: Denoiser, tokens: Tensor) -> Tensor:
+    """Return the states [B * L, d] that have seen what comes before each token."""
+    first = tokens.new_full((len(tokens), 1), model.mask_id)
+    return hidden_states(model, torch.cat((first, tokens[:, :-1]), dim=1), None)
 
 
 class ProcessElbo(Objective):
@@ -139,12 +111,16 @@ class ProcessElbo(Objective):
         """Return the sum of the integrand over all positions / normaliser."""
         assert batch.noisy is not None
         assert batch.time is not None
-        time = batch.time
-        losses = process_losses(model, self._process, tokens, batch.noisy, time, time)
-        total = (
-            losses.sum() if batch.weights is None else losses.dot(batch.weights.to(losses.dtype))
+        process = self._process
+        return weighted_loss(
+            model,
+            hidden_states(model, batch.noisy, batch.time),
+            process.vocab_size,
+            _integrand(process),
+            batch.weights,
+            batch.normaliser,
+            *_positions(tokens, batch.noisy, batch.time),
         )
-        return total / batch.normaliser
 
 
 class QuokkaUniform(Objective):
@@ -189,14 +165,15 @@ class QuokkaUniform(Objective):
         """Return the weighted sum of cross-entropies / normaliser."""
         assert batch.noisy is not None
         assert batch.weights is not None
-
-        def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
-            return functional.cross_entropy(logits, targets, reduction="none")
-
-        rows = hidden_states(model, batch.noisy, batch.time)
-        vocab_size = self._process.vocab_size
-        losses = by_parts(model, rows, vocab_size, cross_entropy, tokens.reshape(-1))
-        return losses.dot(batch.weights.to(losses.dtype)) / batch.normaliser
+        return weighted_loss(
+            model,
+            hidden_states(model, batch.noisy, batch.time),
+            self._process.vocab_size,
+            cross_entropy,
+            batch.weights,
+            batch.normaliser,
+            tokens.reshape(-1),
+        )
 
 
 def own_logit(process: NoiseProcess, time: np.ndarray) -> np.ndarray:
@@ -227,4 +204,12 @@ class NextToken(Objective):
 
     def loss(self, model: Denoiser, tokens: Tensor, batch: Batch[Tensor]) -> Tensor:
         """Return the sum of all tokens' losses / normaliser."""
-        return next_token_losses(model, tokens, self._vocab_size).sum() / batch.normaliser
+        return weighted_loss(
+            model,
+            _states_before(model, tokens),
+            self._vocab_size,
+            cross_entropy,
+            None,
+            batch.normaliser,
+            tokens.reshape(-1),
+        )

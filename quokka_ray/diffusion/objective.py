@@ -127,6 +127,20 @@ def hidden_states(model: Denoiser, noisy: Tensor, time: Tensor | None) -> Tensor
     return states.flatten(0, 1)
 
 
+def masked_states(model: Denoiser, tokens: Tensor, flat: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the hidden states [M, d] of the masked positions, and their clean tokens [M].
+
+    Args:
+        model: The denoiser.
+        tokens: int64 [B, L], the clean text.
+        flat: int64 [M], the masked positions of the flattened batch.
+    """
+    clean = tokens.reshape(-1)
+    noisy = clean.index_fill(0, flat, model.mask_id).view_as(tokens)
+    rows = hidden_states(model, noisy, None).index_select(0, flat)
+    return rows, clean.index_select(0, flat)
+
+
 def masked_cross_entropy(model: Denoiser, tokens: Tensor, flat: Tensor) -> Tensor:
     """Return -log p(token | unmasked tokens) of each masked position, in nats.
 
@@ -138,12 +152,8 @@ def masked_cross_entropy(model: Denoiser, tokens: Tensor, flat: Tensor) -> Tenso
     Returns:
         float32 [M], in the order of `flat`.
     """
-    clean = tokens.reshape(-1)
-    noisy = clean.index_fill(0, flat, model.mask_id).view_as(tokens)
-    rows = hidden_states(model, noisy, None).index_select(0, flat)
-    return functional.cross_entropy(
-        model.logits(rows), clean.index_select(0, flat), reduction="none"
-    )
+    rows, targets = masked_states(model, tokens, flat)
+    return functional.cross_entropy(model.logits(rows), targets, reduction="none")
 
 
 def masked_elbo(model: Denoiser, tokens: Tensor, flat: Tensor, weights: Tensor) -> Tensor:

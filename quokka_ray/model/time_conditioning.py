@@ -37,4 +37,5 @@ class TimeConditioning(nn.Module):
 
     def forward(self, time: Tensor) -> Tensor:
         """Map times [B] to [B, 1, d], on the device of `time`."""
-        return self.leave(functional.silu(self.enter(time_features(time))))[:, None]
+        features = time_features(time).to(self.enter.weight.dtype)
+        return self.leave(functional.silu(self.enter(features)))[:, None]

@@ -21,6 +21,11 @@ from quokka_ray.study.config import ModelConfig
 from quokka_ray.study.trajectory import Shape, TrajectoryConfig
 
 
+def at_least_float32(x: Tensor) -> Tensor:
+    """Return x as float32, or as it is where it is float64."""
+    return x if x.dtype == torch.float64 else x.float()
+
+
 def rotary_table(seq_len: int, head_dim: int, base: float) -> Tensor:
     """Return unit complex numbers [seq_len, 1, 1, head_dim / 2]: position times frequency."""
     exponent = torch.arange(0, head_dim, 2, dtype=torch.float64) / head_dim
@@ -32,9 +37,9 @@ def rotate(x: Tensor, table: Tensor) -> Tensor:
     """Rotate neighbouring pairs of x [B, T, 2, H, head_dim] by their position's angles.
 
     One complex product is a third of the kernels of the split-and-concatenate form, which is what
-    a small model's step consists of. It runs in float32 whatever the type of x.
+    a small model's step consists of. It runs in float32, or in float64 where x is.
     """
-    pairs = torch.view_as_complex(x.float().unflatten(-1, (-1, 2)))
+    pairs = torch.view_as_complex(at_least_float32(x).unflatten(-1, (-1, 2)))
     return torch.view_as_real(pairs * table).flatten(-2).to(x.dtype)
 
 
@@ -267,10 +272,18 @@ class DiffusionTransformer(nn.Module):
         return self.final_norm(x)
 
     def logits(self, rows: Tensor) -> Tensor:
-        """Map hidden states [M, d] to logits [M, K] over the real tokens, in float32."""
+        """Map hidden states [M, d] to logits [M, K] over the real tokens, float32 or float64."""
+        rows, matrix = self.head(rows)
+        return at_least_float32(functional.linear(rows, matrix[: self.vocab_size]))
+
+    def head(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the factors of the logits: rows [M, d] and a matrix, its first K rows the head's.
+
+        The whole matrix [K + 1, d], so that its gradient is made in place of the parameter's.
+        """
         if self.transfer.logits != 1.0:
             rows = rows * self.transfer.logits
-        return functional.linear(rows, self.embedding.weight[: self.vocab_size]).float()
+        return rows, self.embedding.weight
 
 
 def build_model(config: TrajectoryConfig) -> DiffusionTransformer:

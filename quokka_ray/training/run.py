@@ -20,6 +20,7 @@ from quokka_ray.corpus.tokenizers import text_bytes
 from quokka_ray.diffusion.likelihood import evaluator_id, validation_loss
 from quokka_ray.model.counts import evaluation_flops, training_flops
 from quokka_ray.study.trajectory import TrajectoryConfig
+from quokka_ray.training.allocator import keep_freed_memory
 from quokka_ray.training.checkpoints import (
     keep_only,
     latest_checkpoint,
@@ -84,6 +85,8 @@ def train(
     corpus = TokenCorpus.open(config.corpus)
     check_corpus(config, corpus)
     torch.set_num_threads(threads)
+    if torch.device(device).type == "cpu":
+        keep_freed_memory()
     folder.mkdir(parents=True, exist_ok=True)
     write_config(config, folder / "config.json")
     keep_tokenizer(config.corpus, folder)

@@ -169,7 +169,7 @@ def test_no_bound_depends_on_how_sequences_are_batched_or_ordered(kernel, monkey
     again = validation_loss(module, windows, evaluation, 11, "cpu", diffusion)
     assert (whole.per_sequence == again.per_sequence).all()
     monkeypatch.setattr("quokka_ray.diffusion.likelihood._ROWS_OF_TOKENS", 7 * 32)
-    monkeypatch.setattr("quokka_ray.diffusion.noised._LOGITS_AT_ONCE", 11 * 50)
+    monkeypatch.setattr("quokka_ray.diffusion.head._LOGITS_AT_ONCE", 11 * 50)
     parts = validation_loss(module, windows, evaluation, 11, "cpu", diffusion)
     np.testing.assert_allclose(whole.per_sequence, parts.per_sequence, rtol=1e-5)
 

@@ -269,7 +269,7 @@ def test_computing_logits_in_parts_changes_no_loss(kind, monkeypatch):
         return loss.item(), torch.autograd.grad(loss, list(model.parameters()))
 
     whole, gradients = run()
-    monkeypatch.setattr("quokka_ray.diffusion.noised._LOGITS_AT_ONCE", 7 * 13)
+    monkeypatch.setattr("quokka_ray.diffusion.head._LOGITS_AT_ONCE", 7 * 13)
     parts, in_parts = run()
     assert parts == pytest.approx(whole, rel=1e-6)
     for one, two in zip(gradients, in_parts, strict=True):
