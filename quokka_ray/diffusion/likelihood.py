@@ -13,7 +13,6 @@ far better than what each of them is. Sums are in float64.
 
 import hashlib
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,6 +23,7 @@ from quokka_ray.diffusion.masks import VALIDATION, stream, validation_masks
 from quokka_ray.diffusion.noised import next_token_losses, own_logit, process_losses
 from quokka_ray.diffusion.objective import Denoiser, masked_cross_entropy
 from quokka_ray.diffusion.schedules import Linear
+from quokka_ray.diffusion.shares import Peers, Share
 from quokka_ray.study.config import EvaluationConfig
 from quokka_ray.study.diffusion import DiffusionConfig
 
@@ -35,9 +35,6 @@ _WARP = {"uniform": 2.0, "hybrid": 3.0, "log_snr_hybrid": 2.0}
 or with `hybrid` as sqrt(t), and weighs 1 / t: under even levels the variance would be infinite."""
 
 _NEIGHBOURS = 8
-
-_ROWS_OF_TOKENS = 1 << 14
-_LOGITS_AT_ONCE = 1 << 25
 
 
 @dataclass(frozen=True)
@@ -121,6 +118,7 @@ def validation_loss(
     vocab_size: int,
     device: str = "cpu",
     diffusion: DiffusionConfig | None = None,
+    peers: Peers | None = None,
 ) -> Likelihood:
     """Return the loss of `windows` in nats per token, by the bound of the model's noise.
 
@@ -131,21 +129,16 @@ def validation_loss(
         vocab_size: Real tokens K.
         device: Where to compute.
         diffusion: What the model was trained under; unset: masks.
+        peers: Ranks that hold the same model and share the sequences; every one of them calls
+            this, and gets the whole result.
     """
     diffusion = diffusion or DiffusionConfig()
+    share = Share(windows, vocab_size, device, peers)
     if diffusion.kernel == "none":
-        return _exact(model, windows, vocab_size, device)
+        return _exact(model, windows, vocab_size, device, share)
     if diffusion.kernel == "mask":
-        return validation_nelbo(model, windows, evaluation, vocab_size, device)
-    return _process_bound(model, windows, evaluation, diffusion, vocab_size, device)
-
-
-def _parts(windows: np.ndarray, vocab_size: int) -> Iterator[slice]:
-    """Yield rows that are evaluated at once."""
-    sequences, seq_len = windows.shape
-    rows = min(_ROWS_OF_TOKENS // seq_len, _LOGITS_AT_ONCE // (seq_len * vocab_size))
-    for first in range(0, sequences, max(1, rows)):
-        yield slice(first, min(first + max(1, rows), sequences))
+        return validation_nelbo(model, windows, evaluation, vocab_size, device, share)
+    return _process_bound(model, windows, evaluation, diffusion, vocab_size, device, share)
 
 
 @torch.no_grad()
@@ -155,6 +148,7 @@ def validation_nelbo(
     evaluation: EvaluationConfig,
     vocab_size: int,
     device: str = "cpu",
+    share: Share | None = None,
 ) -> Likelihood:
     """Return the exact-k NELBO of `windows` under mask noise, in nats per token.
 
@@ -164,12 +158,14 @@ def validation_nelbo(
         evaluation: Draws per sequence and the masks' seed.
         vocab_size: Real tokens K; bounds the memory that logits take.
         device: Where to compute.
+        share: The sequences that are evaluated here; unset: all.
     """
     sequences, seq_len = windows.shape
+    share = share or Share(windows, vocab_size, device)
     sums = np.zeros(sequences)
     for masks in validation_masks(evaluation.seed, sequences, evaluation.draws, seq_len):
         ends = np.concatenate(([0], np.cumsum(masks.counts)))
-        for part in _parts(windows, vocab_size):
+        for part in share.parts():
             first, last = part.start, part.stop
             flat = masks.flat[ends[first] : ends[last]] - first * seq_len
             losses = masked_cross_entropy(
@@ -180,7 +176,7 @@ def validation_nelbo(
             values = losses.double().cpu().numpy()
             row_sums = np.add.reduceat(values, ends[first:last] - ends[first])
             sums[part] += row_sums / masks.counts[part]
-    return _likelihood(sums / evaluation.draws)
+    return _likelihood(share.whole(sums) / evaluation.draws)
 
 
 def validation_places(seed: int, sequences: int, draws: int) -> np.ndarray:
@@ -205,13 +201,14 @@ def _process_bound(
     diffusion: DiffusionConfig,
     vocab_size: int,
     device: str,
+    share: Share,
 ) -> Likelihood:
     process = build_process(diffusion, vocab_size, Linear())
     told = build_process(diffusion, vocab_size)
     sequences, seq_len = windows.shape
     power = _WARP[diffusion.kernel]
     places = validation_places(evaluation.seed, sequences, evaluation.draws)
-    values = np.empty_like(places)
+    values = np.zeros_like(places)
     for draw, place in enumerate(places):
         levels, density = place**power, power * place ** (power - 1)
         noisy = np.empty_like(windows)
@@ -221,7 +218,7 @@ def _process_bound(
             noisy[rows] = process.corrupt(windows[rows], levels[rows], generator)
         times = np.clip(told.schedule.inverse(levels), 0.0, 1.0)
         own = own_logit(told, times) if diffusion.objective == "quokka_uniform" else None
-        for part in _parts(windows, vocab_size):
+        for part in share.parts():
             losses = process_losses(
                 model,
                 process,
@@ -233,7 +230,7 @@ def _process_bound(
             )
             means = losses.view(-1, seq_len).double().mean(1).cpu().numpy()
             values[draw, part] = means * density[part]
-    return _likelihood(_without_places(values, places))
+    return _likelihood(_without_places(share.whole(values), places))
 
 
 def _without_places(values: np.ndarray, places: np.ndarray) -> np.ndarray:
@@ -259,10 +256,12 @@ def _without_places(values: np.ndarray, places: np.ndarray) -> np.ndarray:
 
 
 @torch.no_grad()
-def _exact(model: Denoiser, windows: np.ndarray, vocab_size: int, device: str) -> Likelihood:
+def _exact(
+    model: Denoiser, windows: np.ndarray, vocab_size: int, device: str, share: Share
+) -> Likelihood:
     sums = np.zeros(len(windows))
-    for part in _parts(windows, vocab_size):
+    for part in share.parts():
         tokens = torch.from_numpy(windows[part]).to(device)
         losses = next_token_losses(model, tokens, vocab_size)
         sums[part] = losses.view(tokens.shape).double().mean(1).cpu().numpy()
-    return _likelihood(sums)
+    return _likelihood(share.whole(sums))

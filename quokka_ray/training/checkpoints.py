@@ -16,13 +16,31 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from quokka_ray.training.world import ALONE, World
+
 MARK = "COMPLETE"
 
 
 def save_checkpoint(
-    folder: Path, tokens: int, model: dict[str, Tensor], state: dict[str, Any]
+    folder: Path,
+    tokens: int,
+    model: dict[str, Tensor],
+    state: dict[str, Any],
+    world: World = ALONE,
 ) -> Path:
-    """Write a checkpoint and return its path; a complete one of the same `tokens` stands."""
+    """Write a checkpoint and return its path; a complete one of the same `tokens` stands.
+
+    Args:
+        folder: Where a run's checkpoints are.
+        tokens: Tokens processed.
+        model: Parameters by name.
+        state: Whatever else the run depends on: tensors, numbers, lists and dictionaries.
+        world: The ranks that hold the same; rank 0 writes, and all return once it has.
+    """
+    return world.agree(lambda: _write(folder, tokens, model, state))
+
+
+def _write(folder: Path, tokens: int, model: dict[str, Tensor], state: dict[str, Any]) -> Path:
     target = folder / str(tokens)
     if (target / MARK).exists():
         return target

@@ -12,10 +12,17 @@ from quokka_ray.study.config import fit_to_kernel
 from quokka_ray.study.trajectory import TrajectoryConfig
 
 
-def check(config: TrajectoryConfig, device: str) -> None:
-    """Raise if a configuration contradicts itself or asks for a device that is not there."""
+def check(config: TrajectoryConfig, device: str, workers: int = 1) -> None:
+    """Raise if a configuration contradicts itself, or asks for a device that is not there or for
+    a batch that its workers cannot share."""
     if torch.device(device).type == "cuda" and not torch.cuda.is_available():
         raise MachineError(f"device {device!r} was asked for, but torch sees no GPU; use cpu")
+    if config.training.batch_sequences % workers:
+        raise ConfigurationError(
+            f"trajectory {config.id}: a batch of {config.training.batch_sequences} sequences "
+            f"cannot be shared by {workers} workers; make training.batch_sequences a multiple of "
+            "resources.workers_per_trial"
+        )
     if config.tokens % config.batch_tokens:
         raise ConfigurationError(
             f"trajectory {config.id}: {config.tokens} tokens are no whole number of steps of "

@@ -1,7 +1,8 @@
 """The optimiser step, and the state that a run carries from step to step."""
 
 import math
-from typing import Any, Protocol
+from collections.abc import Callable
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -9,10 +10,13 @@ from torch import Tensor
 
 from quokka_ray.diffusion.build import build_objective
 from quokka_ray.diffusion.objective import Batch
-from quokka_ray.model.transformer import build_model
+from quokka_ray.model.transformer import DiffusionTransformer, build_model
 from quokka_ray.study.trajectory import TrajectoryConfig
 from quokka_ray.training.lr_schedules import lr_schedule
 from quokka_ray.training.optimizers import build_optimizers
+from quokka_ray.training.world import ALONE, World
+
+Result = TypeVar("Result")
 
 _SMOOTHING = 0.02
 _DIVERGED = 1.5
@@ -31,7 +35,15 @@ class Trainer:
 
     Step s reads windows s * B .. (s + 1) * B, draws the masks of (seed, s), and takes the
     schedule's rate at s: what it does depends on the parameters, the optimisers' state and s
-    alone, which is why a resumed run equals a straight one to the bit.
+    alone, which is why a resumed run equals a straight one to the bit. In a world of several
+    every rank draws the whole batch's masks and takes its rows; all rows are divided by the whole
+    batch's normaliser, so the sum of gradients over ranks is the gradient of one process.
+
+    Args:
+        config: The trajectory.
+        windows: Its text.
+        device: Where this rank computes.
+        world: The ranks that train it together.
 
     Attributes:
         step: Steps taken.
@@ -39,10 +51,14 @@ class Trainer:
         grad_norm: 0-d tensor on the device, the last step's norm before clipping.
     """
 
-    def __init__(self, config: TrajectoryConfig, windows: Windows, device: str) -> None:
+    def __init__(
+        self, config: TrajectoryConfig, windows: Windows, device: str, world: World = ALONE
+    ) -> None:
         self.config = config
         self.device = device
+        self.world = world
         self.step = 0
+        self._rows = world.share(config.training.batch_sequences)
         self._windows = windows
         self.model = build_model(config)
         self.model.initialise(config.model, config.seed)
@@ -67,13 +83,15 @@ class Trainer:
         rows = training.batch_sequences
         clean = self._windows.batch(self.step * rows, rows)
         batch = self._objective.draw(self.config.seed, self.step, clean)
-        at_once = training.micro_batch_sequences or rows
+        begin, end = self._rows
+        at_once = training.micro_batch_sequences or end - begin
         losses = []
-        for first in range(0, rows, at_once):
-            last = min(first + at_once, rows)
-            part = batch if at_once >= rows else batch.part(first, last, clean.shape[1])
+        for first in range(begin, end, at_once):
+            last = min(first + at_once, end)
+            part = batch if last - first == rows else batch.part(first, last, clean.shape[1])
             losses.append(self._learn(self._send(clean[first:last]), part.map(self._send)))
         loss = losses[0] if len(losses) == 1 else torch.stack(losses).sum()
+        self._sum_over_ranks(loss)
         self.grad_norm = self._clip(training.grad_clip)
         self._optimizers.step(self.schedule(self.step))
         for parameter in self._parameters:
@@ -85,9 +103,19 @@ class Trainer:
         """Add the gradient of these rows' share of the loss, and return the share."""
         half = self.config.training.precision == "bf16"
         with torch.autocast(torch.device(self.device).type, torch.bfloat16, enabled=half):
-            loss = self._objective.loss(self.model, tokens, batch)
+            loss = self.apply(lambda model: self._objective.loss(model, tokens, batch))
         loss.backward()
         return loss.detach()
+
+    def apply(self, function: Callable[[DiffusionTransformer], Result]) -> Result:
+        """Return what `function` makes of the model."""
+        return function(self.model)
+
+    def _sum_over_ranks(self, loss: Tensor) -> None:
+        """Make each rank's share of the loss and of its gradient the whole batch's."""
+        if self.world.size > 1:
+            gradients = [p.grad for p in self._parameters if p.grad is not None]
+            self.world.sum([*gradients, loss])
 
     def diverged(self) -> str | None:
         """Return why the run has diverged, or None. Waits for the device."""

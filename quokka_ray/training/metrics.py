@@ -10,17 +10,22 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from quokka_ray.training.world import ALONE, World
+
 Row = dict[str, Any]
 
 
 class Metrics:
-    """The record of one trajectory. Each row goes to the file first and then to `report`."""
+    """The record of one trajectory. Each row goes to the file first and then to `report`.
 
-    def __init__(self, path: Path, report: Callable[[Row], None]) -> None:
+    Every rank knows the rows of earlier attempts; rank 0 alone writes and reports.
+    """
+
+    def __init__(self, path: Path, report: Callable[[Row], None], world: World = ALONE) -> None:
         self._path = path
         self._report = report
-        self.earlier = self._recover()
-        self._file = path.open("a", encoding="utf-8")
+        self.earlier = world.agree(self._recover)
+        self._file = path.open("a", encoding="utf-8") if world.first else None
 
     def _recover(self) -> list[Row]:
         """Return the rows of earlier attempts, cutting off a line that a kill left unfinished."""
@@ -34,6 +39,8 @@ class Metrics:
 
     def append(self, row: Row, *, durable: bool = False) -> None:
         """Write a row, and pass it on. `durable`: wait until it is on the disk."""
+        if self._file is None:
+            return
         self._file.write(json.dumps(row) + "\n")
         self._file.flush()
         if durable:
@@ -42,11 +49,13 @@ class Metrics:
 
     def repeat(self, row: Row) -> None:
         """Pass on a row that the file already holds."""
-        self._report(row)
+        if self._file is not None:
+            self._report(row)
 
     def close(self) -> None:
         """Close the file."""
-        self._file.close()
+        if self._file is not None:
+            self._file.close()
 
     @property
     def spent(self) -> float:

@@ -32,6 +32,7 @@ from quokka_ray.training.loop import Trainer
 from quokka_ray.training.lr_schedules import is_cooled
 from quokka_ray.training.metrics import Metrics, Row
 from quokka_ray.training.trained import keep_tokenizer
+from quokka_ray.training.world import ALONE, World
 
 _CHECK_EVERY = 32
 """Steps between checks for divergence; fixed, so that a repeated run ends at the same step."""
@@ -65,6 +66,7 @@ def train(
     should_stop: Callable[[], bool] = lambda: False,
     device: str = "cpu",
     threads: int = 1,
+    world: World = ALONE,
 ) -> Outcome:
     """Train and evaluate one trajectory, or go on with what `folder` holds of it.
 
@@ -76,28 +78,35 @@ def train(
         should_stop: Polled before every step; true: checkpoint and return `interrupted`.
         device: `cpu`, `cuda`, `cuda:1`.
         threads: Torch threads.
+        world: The ranks that train it together, all of which call this with equal arguments.
+            Rank 0 polls `should_stop`, writes the record and reports.
 
     Raises:
         ConfigurationError: The configuration contradicts itself, the corpus or the folder.
         MachineError: There is no such device.
     """
-    check(config, device)
+    check(config, device, world.size)
     corpus = TokenCorpus.open(config.corpus)
     check_corpus(config, corpus)
     torch.set_num_threads(threads)
     if torch.device(device).type == "cpu":
         keep_freed_memory()
-    folder.mkdir(parents=True, exist_ok=True)
-    write_config(config, folder / "config.json")
-    keep_tokenizer(config.corpus, folder)
-    metrics = Metrics(folder / "metrics.jsonl", report)
+    world.agree(lambda: _take(folder, config))
+    metrics = Metrics(folder / "metrics.jsonl", report, world)
     try:
         ended = metrics.of_kind("ended")
         if ended:
             return _repeat(metrics, ended[-1])
-        return _Run(config, folder, metrics, corpus, device).go(should_stop)
+        return _Run(config, folder, metrics, corpus, device, world).go(should_stop)
     finally:
         metrics.close()
+
+
+def _take(folder: Path, config: TrajectoryConfig) -> None:
+    """Make `folder` this run's, or raise if it is another's."""
+    folder.mkdir(parents=True, exist_ok=True)
+    write_config(config, folder / "config.json")
+    keep_tokenizer(config.corpus, folder)
 
 
 class _Run:
@@ -110,18 +119,20 @@ class _Run:
         metrics: Metrics,
         corpus: TokenCorpus,
         device: str,
+        world: World,
     ) -> None:
         self.config = config
         self.folder = folder
         self.metrics = metrics
         self.corpus = corpus
         self.device = device
+        self.world = world
         self.checkpoints = folder / "checkpoints"
         self.attempt = metrics.attempts + 1
         self.begun = time.monotonic()
         windows = corpus.window_order(config.unique_tokens, config.model.seq_len, config.seed)
-        self.trainer = Trainer(config, windows, device)
-        latest = latest_checkpoint(self.checkpoints)
+        self.trainer = Trainer(config, windows, device, world)
+        latest = world.agree(lambda: latest_checkpoint(self.checkpoints))
         if latest is not None:
             self.trainer.load_state_dict(*load_checkpoint(latest, device))
         self.first_step = self.trainer.step
@@ -139,30 +150,33 @@ class _Run:
 
     def go(self, should_stop: Callable[[], bool]) -> Outcome:
         """Train to the end, a stop or a divergence."""
-        trainer, training = self.trainer, self.config.training
+        trainer, training, world = self.trainer, self.config.training, self.world
         reported_at = saved_at = time.monotonic()
         reported_tokens = trainer.tokens
         while trainer.step < self.config.steps:
-            if should_stop():
+            (stop,) = world.flags([world.first and should_stop()])
+            if stop:
                 self._progress(reported_at, reported_tokens)
                 if trainer.step:
                     self._save()
                 return self._outcome("interrupted")
             trainer.advance()
             if trainer.step % _CHECK_EVERY == 0 or trainer.step == self.config.steps:
-                reason = trainer.diverged()
+                reason = world.agree(trainer.diverged)
                 if reason is not None:
                     return self._end("diverged", reason)
             now = time.monotonic()
             save = now - saved_at >= training.checkpoint_seconds
-            if save or now - reported_at >= training.report_seconds:
+            report = save or now - reported_at >= training.report_seconds
+            save, report = world.flags([save, report])
+            if report:
                 self._progress(reported_at, reported_tokens)
                 reported_at, reported_tokens = now, trainer.tokens
             if save:
-                keep_only(self.checkpoints, self._save())
+                self._save_alone()
                 saved_at = now
         self._progress(reported_at, reported_tokens)
-        keep_only(self.checkpoints, self._save())
+        self._save_alone()
         return self._observe()
 
     def _observe(self) -> Outcome:
@@ -186,22 +200,23 @@ class _Run:
         windows = self.corpus.validation_windows(
             model.seq_len, evaluation.sequences, evaluation.seed
         )
-        result = validation_loss(
-            self.trainer.model,
-            windows,
-            evaluation,
-            config.vocab_size,
-            self.device,
-            config.diffusion,
+        result = self.trainer.apply(
+            lambda denoiser: validation_loss(
+                denoiser,
+                windows,
+                evaluation,
+                config.vocab_size,
+                self.device,
+                config.diffusion,
+                self.world if self.world.size > 1 else None,
+            )
         )
         self.evaluated = evaluation_flops(
             config.shape, model, config.vocab_size, evaluation, config.diffusion
         )
         cooled = is_cooled(config.lr_schedule, config.training)
         name = f"{config.id}@{config.tokens}" + ("+cooldown" if cooled else "")
-        paired = self.folder / "evaluations" / f"{config.tokens}.npy"
-        paired.parent.mkdir(exist_ok=True)
-        np.save(paired, result.per_sequence)
+        self.world.agree(lambda: self._keep(result.per_sequence))
         return {
             "kind": "observation",
             "trajectory": config.id,
@@ -229,6 +244,12 @@ class _Run:
             "device": self.device,
         }
 
+    def _keep(self, per_sequence: np.ndarray) -> None:
+        """Write each sequence's loss, for comparisons with runs that share the sequences."""
+        paired = self.folder / "evaluations" / f"{self.config.tokens}.npy"
+        paired.parent.mkdir(exist_ok=True)
+        np.save(paired, per_sequence)
+
     def _progress(self, since: float, since_tokens: int) -> None:
         config, trainer = self.config, self.trainer
         rate = config.lr * trainer.schedule(max(0, trainer.step - 1))
@@ -252,10 +273,19 @@ class _Run:
     def _save(self) -> Path:
         parameters = self.trainer.model.state_dict()
         state = self.trainer.state_dict()
-        return save_checkpoint(self.checkpoints, self.trainer.tokens, parameters, state)
+        return save_checkpoint(
+            self.checkpoints, self.trainer.tokens, parameters, state, self.world
+        )
+
+    def _save_alone(self) -> None:
+        """Save, and delete what was saved before."""
+        saved = self._save()
+        self.world.agree(lambda: keep_only(self.checkpoints, saved))
 
     def _seconds(self) -> float:
-        return self.metrics.device_seconds + time.monotonic() - self.begun
+        """Seconds of all devices and all attempts."""
+        elapsed = time.monotonic() - self.begun
+        return self.metrics.device_seconds + self.world.size * elapsed
 
     def _end(
         self,

@@ -91,7 +91,7 @@ def test_the_result_does_not_depend_on_how_sequences_are_batched(monkeypatch):
     windows = np.random.default_rng(0).integers(0, 11, (50, 32))
     evaluation = EvaluationConfig(sequences=50, draws=2)
     whole = validation_nelbo(small_model(0), windows, evaluation, 11)
-    monkeypatch.setattr("quokka_ray.diffusion.likelihood._ROWS_OF_TOKENS", 7 * 32)
+    monkeypatch.setattr("quokka_ray.diffusion.shares._ROWS_OF_TOKENS", 7 * 32)
     parts = validation_nelbo(small_model(0), windows, evaluation, 11)
     np.testing.assert_allclose(whole.per_sequence, parts.per_sequence, rtol=1e-5)
 
@@ -168,7 +168,7 @@ def test_no_bound_depends_on_how_sequences_are_batched_or_ordered(kernel, monkey
     whole = validation_loss(module, windows, evaluation, 11, "cpu", diffusion)
     again = validation_loss(module, windows, evaluation, 11, "cpu", diffusion)
     assert (whole.per_sequence == again.per_sequence).all()
-    monkeypatch.setattr("quokka_ray.diffusion.likelihood._ROWS_OF_TOKENS", 7 * 32)
+    monkeypatch.setattr("quokka_ray.diffusion.shares._ROWS_OF_TOKENS", 7 * 32)
     monkeypatch.setattr("quokka_ray.diffusion.head._LOGITS_AT_ONCE", 11 * 50)
     parts = validation_loss(module, windows, evaluation, 11, "cpu", diffusion)
     np.testing.assert_allclose(whole.per_sequence, parts.per_sequence, rtol=1e-5)
