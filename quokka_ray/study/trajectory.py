@@ -13,6 +13,7 @@ from quokka_ray.study.config import (
     Section,
     TrainingConfig,
 )
+from quokka_ray.study.path import Leg, legs, path_steps, warmup_steps
 
 Status = Literal["finished", "diverged", "failed", "stopped"]
 
@@ -31,8 +32,9 @@ class Shape(Section):
 class TrajectoryConfig(Section):
     """Everything that decides a run's result.
 
-    `tokens` is a whole number of optimiser steps. `params` and the FLOP counts are those of
-    `model/counts.py` for `shape`; they stand here so that readers need no model code.
+    One run has one observation or several (`points`), all at whole numbers of optimiser steps.
+    `params` and the FLOP counts are those of `model/counts.py` for `shape`; they stand here so
+    that readers need no model code.
     """
 
     id: str
@@ -52,6 +54,8 @@ class TrajectoryConfig(Section):
     training: TrainingConfig
     evaluation: EvaluationConfig
     tokens: int = Field(ge=1)
+    earlier_points: tuple[int, ...] = ()
+    """Token counts below `tokens` at which it is observed too, ascending (`study/path.py`)."""
     unique_tokens: int = Field(ge=1)
     lr: float = Field(gt=0)
     lr_schedule: LRScheduleName
@@ -61,7 +65,10 @@ class TrajectoryConfig(Section):
     flops: float
     """6 N D."""
     flops_exact: float
-    """What the trajectory costs: matrix products of training and of its evaluation."""
+    """What the trajectory costs: matrix products of all training, branches included, and of all
+    its evaluations."""
+    flops_evaluation: float = 0.0
+    """Of it, what one evaluation costs."""
 
     @property
     def batch_tokens(self) -> int:
@@ -70,5 +77,30 @@ class TrajectoryConfig(Section):
 
     @property
     def steps(self) -> int:
-        """Optimiser steps of the whole trajectory."""
+        """Optimiser steps to the last observation, along its own path."""
         return self.tokens // self.batch_tokens
+
+    @property
+    def points(self) -> tuple[int, ...]:
+        """All token counts at which it is observed, ascending; the last one is `tokens`."""
+        return (*self.earlier_points, self.tokens)
+
+    @property
+    def legs(self) -> tuple[Leg, ...]:
+        """What it trains, in order: trunk and branches."""
+        return legs(self._point_steps, self.lr_schedule, self.training)
+
+    @property
+    def path_tokens(self) -> int:
+        """Tokens processed when it ends: D, and the branches to earlier observations."""
+        steps = path_steps(self._point_steps, self.lr_schedule, self.training)
+        return steps * self.batch_tokens
+
+    @property
+    def warmup_steps(self) -> int:
+        """Optimiser steps of warmup."""
+        return warmup_steps(self._point_steps, self.training)
+
+    @property
+    def _point_steps(self) -> tuple[int, ...]:
+        return tuple(point // self.batch_tokens for point in self.points)

@@ -1,9 +1,11 @@
 """Checkpoints that exist whole or not at all.
 
     <folder>/<tokens>/model.safetensors    parameters
-                      state.pt             optimisers and counters; tensors and numbers only
+                      state.pt             optimisers and counters; tensors and numbers only; in
+                                           a branch also the trunk's parameters and optimisers
                       COMPLETE             written last: without it the checkpoint does not exist
 
+<tokens> counts all that was processed, branches to earlier observations included, and so it rises.
 A checkpoint is written beside its place, flushed to the disk, and renamed into it.
 """
 

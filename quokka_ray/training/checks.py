@@ -9,6 +9,7 @@ from quokka_ray.corpus.store import TokenCorpus
 from quokka_ray.errors import ConfigurationError, MachineError
 from quokka_ray.model.counts import count_params
 from quokka_ray.study.config import fit_to_kernel
+from quokka_ray.study.path import path_problem
 from quokka_ray.study.trajectory import TrajectoryConfig
 
 
@@ -28,6 +29,7 @@ def check(config: TrajectoryConfig, device: str, workers: int = 1) -> None:
             f"trajectory {config.id}: {config.tokens} tokens are no whole number of steps of "
             f"{config.batch_tokens}; round them to a multiple"
         )
+    _check_points(config)
     try:
         fitted = fit_to_kernel(config.model, config.diffusion)
     except ValueError as error:
@@ -43,6 +45,27 @@ def check(config: TrajectoryConfig, device: str, workers: int = 1) -> None:
             f"trajectory {config.id} says {config.params} parameters, but its shape has "
             f"{counted}; count them with quokka_ray.model.counts"
         )
+
+
+def _check_points(config: TrajectoryConfig) -> None:
+    """Raise if a trajectory cannot be observed where it is to be."""
+    batch = config.batch_tokens
+    odd = [point for point in config.points if point % batch]
+    if odd:
+        problem: str | None = (
+            f"it is observed at {odd[0]} tokens, no whole number of steps of {batch}; round that "
+            "to a multiple"
+        )
+    else:
+        steps = [point // batch for point in config.points]
+        problem = path_problem(steps, config.lr_schedule, config.training)
+    if problem is None and config.earlier_points and config.diffusion.curriculum != "none":
+        problem = (
+            "a curriculum follows the length of a run, and runs to several token counts share no "
+            "trunk under it; leave diffusion.curriculum out, or observe once"
+        )
+    if problem is not None:
+        raise ConfigurationError(f"trajectory {config.id}: {problem}")
 
 
 def check_corpus(config: TrajectoryConfig, corpus: TokenCorpus) -> None:

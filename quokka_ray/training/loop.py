@@ -12,7 +12,7 @@ from quokka_ray.diffusion.build import build_objective
 from quokka_ray.diffusion.objective import Batch
 from quokka_ray.model.transformer import DiffusionTransformer, build_model
 from quokka_ray.study.trajectory import TrajectoryConfig
-from quokka_ray.training.lr_schedules import lr_schedule
+from quokka_ray.training.lr_schedules import leg_schedule
 from quokka_ray.training.optimizers import build_optimizers
 from quokka_ray.training.world import ALONE, World
 
@@ -47,6 +47,7 @@ class Trainer:
 
     Attributes:
         step: Steps taken.
+        schedule: Step to its share of the peak rate; at first that of the first leg.
         smoothed_loss: 0-d tensor on the device, the exponential mean of the objective.
         grad_norm: 0-d tensor on the device, the last step's norm before clipping.
     """
@@ -64,7 +65,7 @@ class Trainer:
         self.model.initialise(config.model, config.seed)
         self.model.to(device)
         self._parameters = list(self.model.parameters())
-        self.schedule = lr_schedule(config.lr_schedule, config.steps, config.training)
+        self.schedule = leg_schedule(config, config.legs[0])
         self._optimizers = build_optimizers(self.model, config.training, config.lr)
         self._objective = build_objective(
             config.diffusion, config.vocab_size, config.model.seq_len, config.steps
@@ -74,7 +75,7 @@ class Trainer:
 
     @property
     def tokens(self) -> int:
-        """Tokens processed."""
+        """Tokens processed along the path of what is being trained."""
         return self.step * self.config.batch_tokens
 
     def advance(self) -> None:

@@ -9,6 +9,8 @@ import math
 from collections.abc import Callable
 
 from quokka_ray.study.config import LRScheduleName, TrainingConfig
+from quokka_ray.study.path import Leg, cooldown_steps, warmup_steps
+from quokka_ray.study.trajectory import TrajectoryConfig
 
 Multiplier = Callable[[int], float]
 
@@ -33,16 +35,32 @@ def constant(step: int, *, warmup: int) -> float:
     return (step + 1) / warmup if step < warmup else 1.0
 
 
-def lr_schedule(name: LRScheduleName, steps: int, training: TrainingConfig) -> Multiplier:
-    """Return the multiplier of one run of `steps` optimiser steps."""
-    warmup = round(training.warmup_fraction * steps)
+def lr_schedule(
+    name: LRScheduleName, steps: int, training: TrainingConfig, warmup: int | None = None
+) -> Multiplier:
+    """Return the multiplier of one run.
+
+    Args:
+        name: The schedule.
+        steps: Optimiser steps of the run.
+        training: Its recipe.
+        warmup: Steps of warmup; unset: the recipe's share of `steps`.
+    """
+    if warmup is None:
+        warmup = warmup_steps((steps,), training)
     if name == "wsd":
-        cooldown = round(training.cooldown_fraction * steps)
+        cooldown = cooldown_steps(steps, name, training)
         return lambda step: wsd(step, steps=steps, warmup=warmup, cooldown=cooldown)
     if name == "cosine":
         floor = training.min_lr_ratio
         return lambda step: cosine(step, steps=steps, warmup=warmup, floor=floor)
     return lambda step: constant(step, warmup=warmup)
+
+
+def leg_schedule(config: TrajectoryConfig, leg: Leg) -> Multiplier:
+    """Return the multiplier of a leg: the trunk's, or that of a run which ends where it ends."""
+    name = config.lr_schedule if leg.observed else "constant"
+    return lr_schedule(name, leg.last, config.training, config.warmup_steps)
 
 
 def is_cooled(name: LRScheduleName, training: TrainingConfig) -> bool:

@@ -1,8 +1,13 @@
-"""One trajectory from its configuration to its observation, through stops and kills.
+"""One trajectory from its configuration to its observations, through stops and kills.
 
-The order of writes makes every kill harmless: a progress row precedes each checkpoint, the last
-checkpoint precedes the observation, the observation precedes `ended`. Whatever is missing on
-resume is done again, and whatever is there is not.
+The order of writes makes every kill harmless: a progress row precedes each checkpoint and each
+observation, the last checkpoint precedes the last observation, that precedes `ended`. Whatever is
+missing on resume is done again, and whatever is there is not: a branch whose observation is known
+is passed by. A checkpoint in the middle of a branch holds the trunk's state beside the branch's.
+
+A branch that diverges leaves its observation recorded as diverged, and the trunk goes on: its rate
+may still have been bearable. A trunk that diverges ends the trajectory; what was observed before
+stands.
 """
 
 import math
@@ -12,15 +17,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
 import torch
 
 from quokka_ray.corpus.store import TokenCorpus
-from quokka_ray.corpus.tokenizers import text_bytes
-from quokka_ray.diffusion.likelihood import evaluator_id, validation_loss
 from quokka_ray.model.counts import evaluation_flops, training_flops
+from quokka_ray.study.path import Leg
 from quokka_ray.study.trajectory import TrajectoryConfig
 from quokka_ray.training.allocator import keep_freed_memory
+from quokka_ray.training.aside import Aside, set_aside, take_up
 from quokka_ray.training.checkpoints import (
     keep_only,
     latest_checkpoint,
@@ -29,8 +33,9 @@ from quokka_ray.training.checkpoints import (
 )
 from quokka_ray.training.checks import check, check_corpus, write_config
 from quokka_ray.training.loop import Trainer
-from quokka_ray.training.lr_schedules import is_cooled
+from quokka_ray.training.lr_schedules import leg_schedule
 from quokka_ray.training.metrics import Metrics, Row
+from quokka_ray.training.observing import evaluate, finite, observed_row
 from quokka_ray.training.trained import keep_tokenizer
 from quokka_ray.training.world import ALONE, World
 
@@ -44,11 +49,11 @@ class Outcome:
 
     Attributes:
         status: `interrupted` is resumable; the others are final.
-        loss: Validation loss in nats per token: the NELBO, for an autoregressive model the exact
-            loss; NaN unless finished.
+        loss: Last validation loss in nats per token: the NELBO, for an autoregressive model the
+            exact loss; NaN unless finished.
         loss_stderr: Its standard error.
         flops_spent: Exact FLOPs of all attempts so far.
-        tokens: Tokens processed.
+        tokens: Tokens processed along the path of the last model.
     """
 
     status: Literal["finished", "diverged", "interrupted"]
@@ -68,7 +73,7 @@ def train(
     threads: int = 1,
     world: World = ALONE,
 ) -> Outcome:
-    """Train and evaluate one trajectory, or go on with what `folder` holds of it.
+    """Train one trajectory and evaluate it at its points, or go on with what `folder` holds of it.
 
     Args:
         config: The trajectory.
@@ -109,8 +114,16 @@ def _take(folder: Path, config: TrajectoryConfig) -> None:
     keep_tokenizer(config.corpus, folder)
 
 
+class _StopAsked(Exception):  # noqa: N818 - no error
+    """A stop was asked for in the middle of a leg."""
+
+
 class _Run:
-    """One attempt."""
+    """One attempt.
+
+    `position` counts the steps of the whole path: those of the legs before this one, whether this
+    attempt trained them or not, and those of this leg.
+    """
 
     def __init__(
         self,
@@ -132,155 +145,168 @@ class _Run:
         self.begun = time.monotonic()
         windows = corpus.window_order(config.unique_tokens, config.model.seq_len, config.seed)
         self.trainer = Trainer(config, windows, device, world)
+        self.legs = config.legs
+        self.leg = 0
+        self.aside: Aside | None = None
+        self.trained = 0
+        self.evaluations = 0
         latest = world.agree(lambda: latest_checkpoint(self.checkpoints))
         if latest is not None:
-            self.trainer.load_state_dict(*load_checkpoint(latest, device))
-        self.first_step = self.trainer.step
-        self.evaluated = 0.0
+            self._load(latest)
+        self.reported_at = self.saved_at = time.monotonic()
+        self.reported_trained = 0
+
+    @property
+    def position(self) -> int:
+        """Steps of the whole path that lie behind."""
+        before = sum(leg.steps for leg in self.legs[: self.leg])
+        return before + self.trainer.step - self.legs[self.leg].first
 
     @property
     def spent(self) -> float:
-        """Exact FLOPs of all attempts: what earlier ones reported, and this one's steps."""
+        """Exact FLOPs of all attempts: what earlier ones reported, and what this one did."""
         config = self.config
-        tokens = (self.trainer.step - self.first_step) * config.batch_tokens
-        done = training_flops(
-            config.shape, config.model, config.vocab_size, tokens, config.diffusion
-        )
-        return self.metrics.spent + done + self.evaluated
+        args = (config.shape, config.model, config.vocab_size)
+        done = training_flops(*args, self.trained * config.batch_tokens, config.diffusion)
+        each = evaluation_flops(*args, config.evaluation, config.diffusion)
+        return self.metrics.spent + done + self.evaluations * each
 
     def go(self, should_stop: Callable[[], bool]) -> Outcome:
-        """Train to the end, a stop or a divergence."""
-        trainer, training, world = self.trainer, self.config.training, self.world
-        reported_at = saved_at = time.monotonic()
-        reported_tokens = trainer.tokens
-        while trainer.step < self.config.steps:
-            (stop,) = world.flags([world.first and should_stop()])
-            if stop:
-                self._progress(reported_at, reported_tokens)
-                if trainer.step:
-                    self._save()
-                return self._outcome("interrupted")
-            trainer.advance()
-            if trainer.step % _CHECK_EVERY == 0 or trainer.step == self.config.steps:
-                reason = world.agree(trainer.diverged)
-                if reason is not None:
+        """Train leg after leg to the end, a stop or a divergence."""
+        row: Row | None = None
+        for number in range(self.leg, len(self.legs)):
+            self.leg = number
+            leg = self.legs[number]
+            row = self._known(leg)
+            if leg.branch and row is not None:
+                self.metrics.repeat(row)
+            else:
+                if leg.branch and self.aside is None:
+                    self.aside = set_aside(self.trainer)
+                try:
+                    reason = self._train(leg, should_stop)
+                except _StopAsked:
+                    return self._outcome("interrupted")
+                if reason is None and leg.observed:
+                    row, reason = self._observe(leg, row)
+                if reason is not None and not leg.branch:
                     return self._end("diverged", reason)
-            now = time.monotonic()
-            save = now - saved_at >= training.checkpoint_seconds
-            report = save or now - reported_at >= training.report_seconds
-            save, report = world.flags([save, report])
-            if report:
-                self._progress(reported_at, reported_tokens)
-                reported_at, reported_tokens = now, trainer.tokens
-            if save:
-                self._save_alone()
-                saved_at = now
-        self._progress(reported_at, reported_tokens)
-        self._save_alone()
-        return self._observe()
-
-    def _observe(self) -> Outcome:
-        known = [
-            row
-            for row in self.metrics.of_kind("observation")
-            if row["tokens"] == self.config.tokens
-        ]
-        if known:
-            row = known[-1]
-            self.metrics.repeat(row)
-        else:
-            row = self._evaluate()
-            if not math.isfinite(row["loss"]):
-                return self._end("diverged", "the validation loss is not finite")
-            self.metrics.append(row, durable=True)
+                if reason is not None:
+                    self._lose(leg, reason)
+            if self.aside is not None:
+                take_up(self.trainer, self.aside)
+                self.aside = None
+        assert row is not None, "the last leg is observed"
         return self._end("finished", "", row["loss"], row["loss_stderr"])
 
-    def _evaluate(self) -> Row:
-        config, evaluation, model = self.config, self.config.evaluation, self.config.model
-        windows = self.corpus.validation_windows(
-            model.seq_len, evaluation.sequences, evaluation.seed
-        )
-        result = self.trainer.apply(
-            lambda denoiser: validation_loss(
-                denoiser,
-                windows,
-                evaluation,
-                config.vocab_size,
-                self.device,
-                config.diffusion,
-                self.world if self.world.size > 1 else None,
-            )
-        )
-        self.evaluated = evaluation_flops(
-            config.shape, model, config.vocab_size, evaluation, config.diffusion
-        )
-        cooled = is_cooled(config.lr_schedule, config.training)
-        name = f"{config.id}@{config.tokens}" + ("+cooldown" if cooled else "")
-        self.world.agree(lambda: self._keep(result.per_sequence))
-        return {
-            "kind": "observation",
-            "trajectory": config.id,
-            "attempt": self.attempt,
-            "observation": name,
-            "cooled": cooled,
-            "tokens": config.tokens,
-            "loss": result.loss,
-            "loss_stderr": result.stderr,
-            "evaluator": evaluator_id(
-                self.corpus.validation_hash,
-                config.tokenizer,
-                model.seq_len,
-                evaluation,
-                config.diffusion,
-            ),
-            "train_loss": _finite(self.trainer.smoothed_loss.item()),
-            "perplexity": _finite(result.perplexity),
-            "bits_per_byte": result.bits_per_byte(
-                windows.size, text_bytes(self.corpus.tokenizer(), windows)
-            ),
-            "flops": config.flops,
-            "flops_spent": self.spent,
-            "device_seconds": self._seconds(),
-            "device": self.device,
-        }
+    def _train(self, leg: Leg, should_stop: Callable[[], bool]) -> str | None:
+        """Train to the end of a leg; return why it diverged, or None."""
+        trainer, training, world = self.trainer, self.config.training, self.world
+        trainer.schedule = leg_schedule(self.config, leg)
+        while trainer.step < leg.last:
+            (stop,) = world.flags([world.first and should_stop()])
+            if stop:
+                self._progress()
+                if self.position:
+                    self._save()
+                raise _StopAsked
+            trainer.advance()
+            self.trained += 1
+            if trainer.step % _CHECK_EVERY == 0 or trainer.step == leg.last:
+                reason = world.agree(trainer.diverged)
+                if reason is not None:
+                    return reason
+            now = time.monotonic()
+            save = now - self.saved_at >= training.checkpoint_seconds
+            report = save or now - self.reported_at >= training.report_seconds
+            save, report = world.flags([save, report])
+            if report:
+                self._progress()
+            if save:
+                self._save_alone()
+        if leg.observed:
+            self._progress()
+        if leg is self.legs[-1]:
+            self._save_alone()
+        return None
 
-    def _keep(self, per_sequence: np.ndarray) -> None:
-        """Write each sequence's loss, for comparisons with runs that share the sequences."""
-        paired = self.folder / "evaluations" / f"{self.config.tokens}.npy"
-        paired.parent.mkdir(exist_ok=True)
-        np.save(paired, per_sequence)
+    def _observe(self, leg: Leg, known: Row | None) -> tuple[Row | None, str | None]:
+        """Measure the loss at a leg's end; return the observation, or why there is none."""
+        if known is not None:
+            self.metrics.repeat(known)
+            return known, None
+        row = observed_row(self.config, leg)
+        row = evaluate(self.trainer, self.corpus, self.folder, row)
+        self.evaluations += 1
+        if not math.isfinite(row["loss"]):
+            return None, "the validation loss is not finite"
+        row["train_loss"] = finite(self.trainer.smoothed_loss.item())
+        row |= self._standing() | {"device": self.device}
+        self.metrics.append(row, durable=True)
+        return row, None
 
-    def _progress(self, since: float, since_tokens: int) -> None:
+    def _lose(self, leg: Leg, reason: str) -> None:
+        """Record that a branch diverged: this observation has no loss, and the trunk goes on."""
+        row = observed_row(self.config, leg) | {"status": "diverged", "reason": reason}
+        self.metrics.append(row | {"loss": None} | self._standing(), durable=True)
+
+    def _known(self, leg: Leg) -> Row | None:
+        """Return what an earlier attempt observed at the end of `leg`, if it did."""
+        if not leg.observed:
+            return None
+        name = observed_row(self.config, leg)["observation"]
+        rows = self.metrics.of_kind("observation")
+        return next((row for row in rows if row["observation"] == name), None)
+
+    def _progress(self) -> None:
         config, trainer = self.config, self.trainer
-        rate = config.lr * trainer.schedule(max(0, trainer.step - 1))
-        elapsed = max(1e-9, time.monotonic() - since)
+        now = time.monotonic()
+        elapsed = max(1e-9, now - self.reported_at)
+        tokens = (self.trained - self.reported_trained) * config.batch_tokens
         self.metrics.append(
             {
                 "kind": "progress",
                 "trajectory": config.id,
-                "attempt": self.attempt,
                 "tokens": trainer.tokens,
                 "flops": 6.0 * config.params * trainer.tokens,
-                "flops_spent": self.spent,
-                "train_loss": _finite(trainer.smoothed_loss.item()),
-                "lr": rate,
-                "grad_norm": _finite(trainer.grad_norm.item()),
-                "tokens_per_second": (trainer.tokens - since_tokens) / elapsed,
-                "device_seconds": self._seconds(),
+                "train_loss": finite(trainer.smoothed_loss.item()),
+                "lr": config.lr * trainer.schedule(max(0, trainer.step - 1)),
+                "grad_norm": finite(trainer.grad_norm.item()),
+                "tokens_per_second": tokens / elapsed,
+                **self._standing(),
             }
         )
+        self.reported_at, self.reported_trained = now, self.trained
+
+    def _standing(self) -> Row:
+        """Return where the attempt stands: what every row says."""
+        return {
+            "attempt": self.attempt,
+            "processed_tokens": self.position * self.config.batch_tokens,
+            "flops_spent": self.spent,
+            "device_seconds": self._seconds(),
+        }
 
     def _save(self) -> Path:
+        state = self.trainer.state_dict() | {"leg": self.leg}
+        if self.aside is not None:
+            state["trunk"] = {"parameters": self.aside.parameters, "state": self.aside.state}
+        self.saved_at = time.monotonic()
+        processed = self.position * self.config.batch_tokens
         parameters = self.trainer.model.state_dict()
-        state = self.trainer.state_dict()
-        return save_checkpoint(
-            self.checkpoints, self.trainer.tokens, parameters, state, self.world
-        )
+        return save_checkpoint(self.checkpoints, processed, parameters, state, self.world)
 
     def _save_alone(self) -> None:
         """Save, and delete what was saved before."""
         saved = self._save()
         self.world.agree(lambda: keep_only(self.checkpoints, saved))
+
+    def _load(self, checkpoint: Path) -> None:
+        parameters, state = load_checkpoint(checkpoint, self.device)
+        self.leg = state.pop("leg", 0)
+        trunk = state.pop("trunk", None)
+        self.aside = None if trunk is None else Aside(**trunk)
+        self.trainer.load_state_dict(parameters, state)
 
     def _seconds(self) -> float:
         """Seconds of all devices and all attempts."""
@@ -297,12 +323,10 @@ class _Run:
         row = {
             "kind": "ended",
             "trajectory": self.config.id,
-            "attempt": self.attempt,
             "status": status,
             "tokens": self.trainer.tokens,
-            "flops_spent": self.spent,
-            "device_seconds": self._seconds(),
             "reason": reason,
+            **self._standing(),
         }
         self.metrics.append(row, durable=True)
         return self._outcome(status, loss, loss_stderr)
@@ -321,13 +345,8 @@ def _repeat(metrics: Metrics, ended: Row) -> Outcome:
     observations = metrics.of_kind("observation")
     for row in [*observations, ended]:
         metrics.repeat(row)
-    finished = ended["status"] == "finished" and observations
+    finished = ended["status"] == "finished"
     last = observations[-1] if finished else {"loss": math.nan, "loss_stderr": math.nan}
     return Outcome(
         ended["status"], last["loss"], last["loss_stderr"], ended["flops_spent"], ended["tokens"]
     )
-
-
-def _finite(value: float) -> float | None:
-    """Return None for what JSON has no number for."""
-    return value if math.isfinite(value) else None

@@ -2,7 +2,7 @@
 
     <run>/config.json          the run's configuration
           tokenizer.json       its tokenizer, unless that is bytes
-          checkpoints/<tokens>/
+          checkpoints/<tokens>/     <tokens>: all that was processed, branches included
 
 A checkpoint that was copied elsewhere is read too, with `config.json` (and `tokenizer.json`)
 beside its own files.

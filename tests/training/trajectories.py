@@ -18,6 +18,7 @@ from quokka_ray.study.config import (
     ModelConfig,
     TrainingConfig,
 )
+from quokka_ray.study.path import path_steps
 from quokka_ray.study.trajectory import TrajectoryConfig
 
 MODEL = ModelConfig(
@@ -64,6 +65,7 @@ def trajectory(
     corpus: TokenCorpus,
     *,
     steps=60,
+    earlier=(),
     d_model=16,
     lr=1.2e-2,
     lr_schedule="wsd",
@@ -71,12 +73,15 @@ def trajectory(
     model=MODEL,
     **training,
 ):
-    """Return a complete configuration on `corpus`."""
+    """Return a complete configuration on `corpus`, observed after `earlier` steps too."""
     shape = make_shape(d_model, 2, model)
     recipe = TRAINING.model_copy(update=training)
     evaluation = EvaluationConfig(sequences=32, draws=2)
     tokens = steps * recipe.batch_sequences * model.seq_len
     params = count_params(shape, model, corpus.vocab_size)
+    points = (*earlier, steps)
+    path_tokens = path_steps(points, lr_schedule, recipe) * recipe.batch_sequences * model.seq_len
+    each = evaluation_flops(shape, model, corpus.vocab_size, evaluation)
     return TrajectoryConfig(
         id="t0",
         study="test",
@@ -90,6 +95,7 @@ def trajectory(
         training=recipe,
         evaluation=evaluation,
         tokens=tokens,
+        earlier_points=tuple(tokens // steps * point for point in earlier),
         unique_tokens=corpus.train_tokens,
         lr=lr,
         lr_schedule=lr_schedule,
@@ -97,6 +103,7 @@ def trajectory(
         params=params,
         params_non_embedding=count_params_non_embedding(shape, model, corpus.vocab_size),
         flops=6.0 * params * tokens,
-        flops_exact=training_flops(shape, model, corpus.vocab_size, tokens)
-        + evaluation_flops(shape, model, corpus.vocab_size, evaluation),
+        flops_exact=training_flops(shape, model, corpus.vocab_size, path_tokens)
+        + len(points) * each,
+        flops_evaluation=each,
     )
