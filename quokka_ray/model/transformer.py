@@ -39,7 +39,13 @@ def rotate(x: Tensor, table: Tensor) -> Tensor:
     One complex product is a third of the kernels of the split-and-concatenate form, which is what
     a small model's step consists of. It runs in float32, or in float64 where x is.
     """
-    pairs = torch.view_as_complex(at_least_float32(x).unflatten(-1, (-1, 2)))
+    pairs = at_least_float32(x).unflatten(-1, (-1, 2))
+    if torch.compiler.is_compiling():
+        # Which generates code for real numbers alone, and fuses the passes that eager mode has.
+        (even, odd), (cosine, sine) = pairs.unbind(-1), torch.view_as_real(table).unbind(-1)
+        turned = torch.stack((even * cosine - odd * sine, even * sine + odd * cosine), dim=-1)
+        return turned.flatten(-2).to(x.dtype)
+    pairs = torch.view_as_complex(pairs)
     return torch.view_as_real(pairs * table).flatten(-2).to(x.dtype)
 
 

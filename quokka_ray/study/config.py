@@ -168,7 +168,12 @@ class TrainingConfig(Section):
     """Share of the tokens over which warmup-stable-decay cools down, linearly to zero."""
     min_lr_ratio: float = Field(default=0.0, ge=0, lt=1)
     """Where cosine ends, as a share of the peak."""
-    precision: Literal["fp32", "bf16"] = "fp32"
+    precision: Literal["auto", "fp32", "bf16"] = "fp32"
+    """Of the matrix products. Parameters, gradients, norms, losses and the optimiser's state are
+    float32 always; `auto`: bf16 on GPUs that have it, else fp32."""
+    compile: Literal["auto", "never", "always"] = "auto"
+    """Whether `torch.compile` runs on the blocks; `auto`: where the steps that are left are
+    predicted to save more than compiling costs, which short runs on a CPU never do."""
     checkpoint_seconds: float = Field(default=60.0, gt=0)
     report_seconds: float = Field(default=2.0, gt=0)
 

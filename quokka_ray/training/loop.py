@@ -12,8 +12,10 @@ from quokka_ray.diffusion.build import build_objective
 from quokka_ray.diffusion.objective import Batch
 from quokka_ray.model.transformer import DiffusionTransformer, build_model
 from quokka_ray.study.trajectory import TrajectoryConfig
+from quokka_ray.training.compiled import Compilation
 from quokka_ray.training.lr_schedules import leg_schedule
 from quokka_ray.training.optimizers import build_optimizers
+from quokka_ray.training.precision import products_in_bf16
 from quokka_ray.training.world import ALONE, World
 
 Result = TypeVar("Result")
@@ -64,6 +66,7 @@ class Trainer:
         self.model = build_model(config)
         self.model.initialise(config.model, config.seed)
         self.model.to(device)
+        self.compilation = Compilation(config, self.model.blocks, device, world)
         self._parameters = list(self.model.parameters())
         self.schedule = leg_schedule(config, config.legs[0])
         self._optimizers = build_optimizers(self.model, config.training, config.lr)
@@ -84,6 +87,7 @@ class Trainer:
         rows = training.batch_sequences
         clean = self._windows.batch(self.step * rows, rows)
         batch = self._objective.draw(self.config.seed, self.step, clean)
+        self.compilation.before_step(self.step, lambda: self._rehearse(clean, batch))
         begin, end = self._rows
         at_once = training.micro_batch_sequences or end - begin
         losses = []
@@ -100,9 +104,18 @@ class Trainer:
         self.smoothed_loss.lerp_(loss, _SMOOTHING)
         self.step += 1
 
+    def _rehearse(self, clean: np.ndarray, batch: Batch[np.ndarray]) -> None:
+        """Run the passes of a step's first rows, and leave no trace of it."""
+        first = self._rows[0]
+        last = first + (self.config.training.micro_batch_sequences or self._rows[1] - first)
+        part = batch if last - first == len(clean) else batch.part(first, last, clean.shape[1])
+        self._learn(self._send(clean[first:last]), part.map(self._send))
+        for parameter in self._parameters:
+            parameter.grad = None
+
     def _learn(self, tokens: Tensor, batch: Batch[Tensor]) -> Tensor:
         """Add the gradient of these rows' share of the loss, and return the share."""
-        half = self.config.training.precision == "bf16"
+        half = products_in_bf16(self.config.training.precision, self.device)
         with torch.autocast(torch.device(self.device).type, torch.bfloat16, enabled=half):
             loss = self.apply(lambda model: self._objective.loss(model, tokens, batch))
         loss.backward()
@@ -137,6 +150,7 @@ class Trainer:
         return {
             "step": self.step,
             "smoothed_loss": self.smoothed_loss,
+            "mode": self.compilation.mode if self.compilation.decided else None,
             "optimizers": self._optimizers.state_dict(),
         }
 
@@ -146,6 +160,7 @@ class Trainer:
         self._optimizers.load_state_dict(state["optimizers"])
         self.smoothed_loss.copy_(state["smoothed_loss"])
         self.step = state["step"]
+        self.compilation.resume(state.get("mode"))
 
     def _send(self, array: np.ndarray) -> Tensor:
         tensor = torch.from_numpy(array)

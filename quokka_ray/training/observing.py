@@ -39,17 +39,18 @@ def evaluate(trainer: Trainer, corpus: TokenCorpus, folder: Path, row: Row) -> R
     config, world = trainer.config, trainer.world
     evaluation, seq_len = config.evaluation, config.model.seq_len
     windows = corpus.validation_windows(seq_len, evaluation.sequences, evaluation.seed)
-    result = trainer.apply(
-        lambda denoiser: validation_loss(
-            denoiser,
-            windows,
-            evaluation,
-            config.vocab_size,
-            trainer.device,
-            config.diffusion,
-            world if world.size > 1 else None,
+    with trainer.compilation.paused():
+        result = trainer.apply(
+            lambda denoiser: validation_loss(
+                denoiser,
+                windows,
+                evaluation,
+                config.vocab_size,
+                trainer.device,
+                config.diffusion,
+                world if world.size > 1 else None,
+            )
         )
-    )
 
     def keep() -> None:
         paired = folder / "evaluations" / f"{row['tokens']}.npy"

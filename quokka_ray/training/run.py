@@ -32,10 +32,12 @@ from quokka_ray.training.checkpoints import (
     save_checkpoint,
 )
 from quokka_ray.training.checks import check, check_corpus, write_config
+from quokka_ray.training.compiled import study_cache
 from quokka_ray.training.loop import Trainer
 from quokka_ray.training.lr_schedules import leg_schedule
 from quokka_ray.training.metrics import Metrics, Row
 from quokka_ray.training.observing import evaluate, finite, observed_row
+from quokka_ray.training.precision import fix_float32_products
 from quokka_ray.training.trained import keep_tokenizer
 from quokka_ray.training.world import ALONE, World
 
@@ -96,6 +98,7 @@ def train(
     torch.set_num_threads(threads)
     if torch.device(device).type == "cpu":
         keep_freed_memory()
+    fix_float32_products()
     world.agree(lambda: _take(folder, config))
     metrics = Metrics(folder / "metrics.jsonl", report, world)
     try:
@@ -145,6 +148,7 @@ class _Run:
         self.begun = time.monotonic()
         windows = corpus.window_order(config.unique_tokens, config.model.seq_len, config.seed)
         self.trainer = Trainer(config, windows, device, world)
+        self.trainer.compilation.cache = study_cache(folder)
         self.legs = config.legs
         self.leg = 0
         self.aside: Aside | None = None
@@ -285,6 +289,7 @@ class _Run:
             "processed_tokens": self.position * self.config.batch_tokens,
             "flops_spent": self.spent,
             "device_seconds": self._seconds(),
+            "mode": self.trainer.compilation.mode,
         }
 
     def _save(self) -> Path:
