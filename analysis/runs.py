@@ -56,7 +56,7 @@ def validate_runs(runs: pd.DataFrame, for_fit: bool = True) -> pd.DataFrame:
     """
     table = runs.copy()
     for column in NUMERIC:
-        if column in table:
+        if column in table and table[column].dtype != np.float64:
             table[column] = as_numbers(table, column)
     if "status" in table:
         check_status(table)

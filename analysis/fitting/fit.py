@@ -18,7 +18,8 @@ from analysis.fitting.mixed import (
 )
 from analysis.fitting.problem import Problem, build_problem
 from analysis.fitting.result import Fit, FitSettings
-from analysis.fitting.solve import PointFit, fit_point
+from analysis.fitting.solve import PointFit, fit_point, fit_point_near
+from analysis.fitting.warm import carried
 from analysis.laws.base import FloatArray, get_law, law_names
 from analysis.laws.response import Response, ResponsePrior
 from analysis.runs import count_rejected, validate_runs
@@ -45,6 +46,7 @@ def fit_law(
     response_prior: ResponsePrior | None = None,
     discrepancy: DiscrepancyPrior | Literal["auto", "none"] = "auto",
     verify: bool = False,
+    near: Fit | None = None,
 ) -> Fit:
     """Fit `law` to the finished rows of `runs`.
 
@@ -57,7 +59,8 @@ def fit_law(
             held-out larger runs no worse than wider laws (`benchmarks/coverage.py`).
         huber_delta: threshold of the Huber loss on log loss. `auto` is 1.345 times the noise as
             the median residual shows it; published fits use 1e-3.
-        bootstrap: resamples, drawn by trajectory; with a discrepancy, draws of the posterior.
+        bootstrap: resamples, drawn by trajectory; with a discrepancy, draws of the posterior; with
+            0, intervals are those of the fit's curvature.
         seed: of the resamples.
         lr_prior: learning rate that is thought good; centre of a weak prior.
         priors: `weak` puts the law's priors on its parameters, `none` leaves them off, `auto`
@@ -69,6 +72,8 @@ def fit_law(
             `huber_delta` or `priors="none"` ask for a fit like published ones.
         verify: search for a lower minimum of each resample too (`Fit.global_check`); it takes
             several times as long as the bootstrap.
+        near: an earlier fit of this law to most of these rows. The fit starts at its optimum and
+            searches the whole space only where that is plainly not the lowest any more.
 
     Raises:
         RunTableError: the table cannot be used.
@@ -103,7 +108,11 @@ def fit_law(
         response_prior=response_prior or ResponsePrior(),
     )
     problem = replace(problem, notes=(*notes, *problem.notes))
-    point = fit_point(problem, huber_delta)
+    point = None
+    if near is not None and (start := carried(problem, near)) is not None:
+        point = fit_point_near(problem, huber_delta, start, near.sigma)
+    if point is None:
+        point = fit_point(problem, huber_delta)
     fit_settings = FitSettings(
         law=form.name,
         huber_delta=huber_delta,
@@ -122,6 +131,9 @@ def fit_law(
         chosen = _as_point(point, mixed)
         process = condition(problem, mixed, settings)
         return _assemble(problem, chosen, samples, table, fit_settings, rejected, point, process)
+    if not bootstrap:
+        nothing = np.zeros((0, problem.size))
+        return _assemble(problem, point, nothing, table, fit_settings, rejected)
     draws = draw(problem, bootstrap, seed)
     resampled = refit(problem, point, draws)
     if verify:

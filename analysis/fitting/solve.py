@@ -29,6 +29,9 @@ _FURTHER_STEPS = (8, 25)
 """In the first stage and in the last, for starts beyond the law's own: those that are not down
 by then started far from any law."""
 
+_WORSE = 1.2
+"""Factor by which the noise may grow with a few more rows before the valley is in doubt."""
+
 _FOLLOWED = 4
 """Of those starts, how many are followed to the end: the lowest after the first stage."""
 
@@ -78,6 +81,13 @@ def fit_point(problem: Problem, huber_delta: float | Literal["auto"]) -> PointFi
     if lower:
         found = _minimise(problem, found.theta, delta, sigma)
         found, sigma, delta = _make_consistent(problem, found, sigma, delta, huber_delta)
+    return _point(problem, found, sigma, delta, by_regrid=lower)
+
+
+def _point(
+    problem: Problem, found: Minimum, sigma: float, delta: float, *, by_regrid: bool
+) -> PointFit:
+    """Return the lowest minimum with its noise, covariance and the others beside it."""
     kept = distinct(problem, found, sigma)
     best = int(kept[0])
     residual = problem.log_loss - problem.model(found.theta[best : best + 1]).value[0]
@@ -95,10 +105,41 @@ def fit_point(problem: Problem, huber_delta: float | Literal["auto"]) -> PointFi
             minima=len(kept),
             objective=float(found.objective[best]),
             gap=float(np.diff(found.objective[kept[:2]])[0]) if len(kept) > 1 else np.inf,
-            found_by_regrid=lower,
+            found_by_regrid=by_regrid,
         ),
         prior_scale=sigma**2,
     )
+
+
+def fit_point_near(
+    problem: Problem,
+    huber_delta: float | Literal["auto"],
+    start: FloatArray,
+    sigma_before: float,
+) -> PointFit | None:
+    """Fit all rows from `start`, [P], near which the optimum is thought to lie.
+
+    Noise, threshold and priors are made consistent along the same path as by `fit_point`, so
+    both end at the same numbers where they end in the same valley.
+
+    Args:
+        problem: the rows.
+        huber_delta: as `fit_point` takes it.
+        start: the optimum of most of the rows.
+        sigma_before: the noise about it.
+
+    Returns:
+        None where a search of the whole space is called for: `start` did not lead to a minimum,
+        or to one about which the rows scatter by so much more that it may be the wrong one.
+    """
+    sigma = TYPICAL_NOISE
+    delta = _CONTINUATION[0] if huber_delta == "auto" else huber_delta
+    found = _minimise(problem, start[None], delta, sigma)
+    found, sigma, delta = _make_consistent(problem, found, sigma, delta, huber_delta)
+    point = _point(problem, found, sigma, delta, by_regrid=False)
+    if not point.converged or point.sigma > _WORSE * sigma_before:
+        return None
+    return point
 
 
 def _follow(problem: Problem, theta: FloatArray, delta: float, sigma: float) -> Minimum:

@@ -20,6 +20,8 @@ def parse_numbers(column: pd.Series, units: bool = True) -> tuple[pd.Series, np.
         column: numbers or text; empty cells become NaN and are not wrong.
         units: take cells such as `300M` or `20B`.
     """
+    if isinstance(column.dtype, np.dtype) and column.dtype.kind in "iuf":
+        return column.astype("float64"), np.zeros(len(column), dtype=bool)
     numbers = pd.to_numeric(column, errors="coerce").astype("float64")
     wrong = (numbers.isna() & column.notna()).to_numpy(copy=True)
     if not units:

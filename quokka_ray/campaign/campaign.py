@@ -14,19 +14,19 @@ folder of a killed one goes on where that one stopped.
 import enum
 import logging
 import math
+import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
-from functools import partial
 from typing import Protocol
 
 import pandas as pd
 
-from analysis.errors import AnalysisError
-from analysis.fitting.fit import Fit, fit_law
+from analysis.fitting.fit import Fit
 from quokka_ray.campaign.budget import Account, account, projected_flops
 from quokka_ray.campaign.ledger import Ledger, Record, TrajectoryState, read_rows
 from quokka_ray.campaign.menu import Menu, plan_run
+from quokka_ray.campaign.refits import Refits
 from quokka_ray.campaign.steering import Proposal, Steering
 from quokka_ray.corpus import TokenCorpus
 from quokka_ray.study.config import StudyConfig
@@ -58,7 +58,7 @@ class Observer(Protocol):
         """A row was reported: progress, observation, or ended."""
 
     def refitted(self, campaign: "Campaign", fit: Fit) -> None:
-        """The law was refitted after an observation."""
+        """The law that is reported was refitted."""
 
 
 class Campaign:
@@ -70,6 +70,7 @@ class Campaign:
         menu: The runs that it may buy.
         folder: Its folder, locked by the caller.
         observers: Told of everything that happens, in order.
+        clock: Seconds, for the rate at which the reported law is refitted.
     """
 
     def __init__(
@@ -79,6 +80,7 @@ class Campaign:
         menu: Menu,
         folder: StudyFolder,
         observers: Sequence[Observer] = (),
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.study = study
         self.corpus = corpus
@@ -87,11 +89,7 @@ class Campaign:
         self.menu = menu
         self.ledger = Ledger(folder.ledger)
         self.ledger.merge_metrics(sorted(folder.trajectories.glob("*")))
-        self.fit: Fit | None = None
-        """The law as it is reported, with what its form misses."""
-        self.guide: Fit | None = None
-        """The five-parameter law alone, which the steering takes as true."""
-        self.no_fit_because = "no observation yet"
+        self._laws = Refits(study, clock)
         self.stopping = False
         self._steering = Steering(study, self.menu)
         self._queue: list[str] = []
@@ -182,12 +180,37 @@ class Campaign:
         """Give out no more runs."""
         self.stopping = True
 
+    def settle(self) -> None:
+        """Bring the reported law up to every observation, however long that takes."""
+        if self._laws.behind:
+            self._refit_reported(self.runs())
+
     def close(self) -> None:
-        """Write the run table and close the ledger."""
+        """Settle the law, write the run table and close the ledger."""
+        self.settle()
         self.runs().to_csv(self.folder.runs_csv, index=False)
         self.ledger.close()
 
     # Looking
+
+    @property
+    def fit(self) -> Fit | None:
+        """The law as it is reported, with what its form misses.
+
+        It counts every observation once `ask` has said DONE, after `settle` and after `close`;
+        in between it may lag by as many as come while it may not be refitted again.
+        """
+        return self._laws.reported
+
+    @property
+    def guide(self) -> Fit | None:
+        """The five-parameter law of every observation, which the steering takes as true."""
+        return self._laws.guide
+
+    @property
+    def no_fit_because(self) -> str:
+        """Why there is no law, or why it was not refitted last time."""
+        return self._laws.no_law_because
 
     @property
     def account(self) -> Account:
@@ -246,7 +269,10 @@ class Campaign:
             self.tell(row)
 
     def _idle(self) -> Answer:
-        return Answer.WAIT if self._live else Answer.DONE
+        if self._live:
+            return Answer.WAIT
+        self.settle()
+        return Answer.DONE
 
     def _plan(self, proposal: Proposal) -> str:
         """Write `proposal` into the ledger, its cost reserved; return the trajectory's id."""
@@ -260,7 +286,9 @@ class Campaign:
                 "lr_factor": proposal.lr_factor,
                 "reserved_flops": config.flops_exact,
                 "config": config.model_dump(mode="json"),
-            }
+            },
+            # On the disk with its start, before anyone runs it.
+            durable=False,
         )
         self._queue.append(config.id)
         for observer in self.observers:
@@ -289,24 +317,17 @@ class Campaign:
             observer.told(self, row)
 
     def _refit(self) -> None:
-        law = self.study.law
-        fit = partial(
-            fit_law,
-            self.runs(),
-            huber_delta=law.huber_delta,
-            bootstrap=law.bootstrap,
-            seed=self.study.seed,
-            lr_prior=self.study.training.lr,
-            priors="weak",
-        )
-        try:
-            self.guide = fit(law="chinchilla", discrepancy="none")
-            self.fit = fit(law=law.name)
-        except AnalysisError as error:
-            self.no_fit_because = str(error)
-            return
-        for observer in self.observers:
-            observer.refitted(self, self.fit)
+        runs = self.runs()
+        self._laws.refit_guide(runs)
+        if self.guide is not None and self._laws.pace.due:
+            self._refit_reported(runs)
+
+    def _refit_reported(self, runs: pd.DataFrame) -> None:
+        with self._laws.pace.run():
+            fit = self._laws.refit_reported(runs)
+            if fit is not None:
+                for observer in self.observers:
+                    observer.refitted(self, fit)
 
     def _trajectory(self, proposal: Proposal) -> TrajectoryConfig:
         index = len(self.ledger.trajectories)

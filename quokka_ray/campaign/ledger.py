@@ -37,12 +37,26 @@ class TrajectoryState:
     observations: list[Record] = field(default_factory=list)
     ended: Record | None = None
     progress: Record | None = None
+    _spent: tuple[tuple[int, Record | None, Record | None], float] | None = field(
+        default=None, repr=False, compare=False
+    )
 
     @property
     def flops_spent(self) -> float:
         """Exact FLOPs of all attempts, as last reported."""
+        # The budget adds up all trajectories several times for each record.
+        if self._spent is not None:
+            (count, progress, ended), spent = self._spent
+            if (
+                count == len(self.observations)
+                and progress is self.progress
+                and ended is self.ended
+            ):
+                return spent
         rows = [*self.observations, self.progress, self.ended]
-        return max((float(row["flops_spent"]) for row in rows if row), default=0.0)
+        spent = max((float(row["flops_spent"]) for row in rows if row), default=0.0)
+        self._spent = (len(self.observations), self.progress, self.ended), spent
+        return spent
 
 
 def record_id(record: Mapping[str, Any]) -> str:
@@ -73,6 +87,7 @@ class Ledger:
         self._read_only = read_only
         self.trajectories: dict[str, TrajectoryState] = {}
         self._ids: set[str] = set()
+        self._rows: dict[str, list[dict[str, Any]]] = {}
         for record in self._read():
             self._apply(record)
         if read_only:
@@ -82,16 +97,19 @@ class Ledger:
         except OSError as error:
             raise MachineError(f"cannot write the ledger {path}: {error.strerror}") from error
 
-    def append(self, record: Record) -> bool:
+    def append(self, record: Record, *, durable: bool = True) -> bool:
         """Store `record` unless its id is known; return whether it was new.
 
-        The record is on the disk when this returns.
+        Args:
+            record: What to store.
+            durable: Wait until it is on the disk. A record that is not waited for gets there with
+                the next one that is.
         """
         if record_id(record) in self._ids:
             return False
         record = {**record, "time": record.get("time", round(time.time(), 3))}
         if not self._read_only:
-            self._write(json.dumps(record, allow_nan=False, separators=(",", ":")) + "\n")
+            self._write(json.dumps(record, allow_nan=False, separators=(",", ":")) + "\n", durable)
         self._apply(record)
         return True
 
@@ -132,23 +150,26 @@ class Ledger:
         their status, so that the report can count them; only `finished` rows carry a loss.
         """
         rows = []
-        for state in self.trajectories.values():
-            rows += [_run_row(state.config, row, "finished") for row in state.observations]
-            if not state.observations and state.ended is not None:
-                rows.append(_run_row(state.config, state.ended, state.ended["status"]))
-        return pd.DataFrame(rows, columns=RUN_COLUMNS)
+        for name, state in self.trajectories.items():
+            if name not in self._rows:
+                self._rows[name] = _run_rows(state)
+            rows += self._rows[name]
+        # Columns of lists: pandas takes several times as long over rows of dictionaries.
+        return pd.DataFrame({name: [row[name] for row in rows] for name in RUN_COLUMNS})
 
-    def _write(self, line: str) -> None:
+    def _write(self, line: str, durable: bool) -> None:
         try:
             self._file.write(line.encode())
             self._file.flush()
-            os.fsync(self._file.fileno())
+            if durable:
+                os.fsync(self._file.fileno())
         except OSError as error:
             raise MachineError(f"cannot write the ledger {self.path}: {error.strerror}") from error
 
     def _apply(self, record: Record) -> None:
         self._ids.add(record_id(record))
         kind, trajectory = record["kind"], record["trajectory"]
+        self._rows.pop(trajectory, None)
         if kind == "planned":
             config = TrajectoryConfig.model_validate(record["config"])
             self.trajectories[trajectory] = TrajectoryState(config, record)
@@ -207,6 +228,13 @@ RUN_COLUMNS = [
     "noise_schedule", "objective", "weight_decay", "seed", "corpus", "tokenizer", "evaluator",
     "cooled", "flops_spent", "device_seconds", "status",
 ]  # fmt: skip
+
+
+def _run_rows(state: TrajectoryState) -> list[dict[str, Any]]:
+    """Return a trajectory's rows of the run table."""
+    if state.ended is not None and not state.observations:
+        return [_run_row(state.config, state.ended, state.ended["status"])]
+    return [_run_row(state.config, row, "finished") for row in state.observations]
 
 
 def _run_row(config: TrajectoryConfig, record: Record, status: str) -> dict[str, Any]:

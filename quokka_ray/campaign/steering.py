@@ -15,6 +15,7 @@ import pandas as pd
 
 from analysis.design import Tolerances, expected_widths, score_candidates, space_filling
 from analysis.fitting.fit import Fit
+from analysis.laws.base import FloatArray
 from quokka_ray.campaign.factors import Scored, suggest_factors
 from quokka_ray.campaign.ledger import TrajectoryState
 from quokka_ray.campaign.menu import LEVELS_PER_DECADE, Menu
@@ -109,15 +110,17 @@ class Steering:
 
         Args:
             states: Every trajectory planned so far.
-            fit: The law as it stands, if there is one: it predicts, and sets learning rates.
-            guide: The five-parameter law of the same runs, which says what a run would tell.
+            fit: The law as it was reported last, if there is one: it predicts. What is
+                predicted is written down, and decides nothing.
+            guide: The five-parameter law of all runs, which says what a run would tell, and sets
+                learning rates.
             available: Exact FLOPs that the run may cost; at least the menu's cheapest run.
         """
         params, tokens, cost, reason = self._place(states, guide, available)
-        center = self._lr_center(fit, params, tokens)
+        center = float(self._lr_centers(guide, [params], [tokens])[0])
         factors = suggest_factors(
             self._study.search,
-            self._scored(states, fit),
+            self._scored(states, guide),
             seed=self._study.seed * 1_000_003 + len(states),
         )
         lr, schedule = center * factors["lr_factor"], factors["lr_schedule"]
@@ -212,20 +215,27 @@ class Steering:
             f"for {share:.1%} of the budget"
         )
 
-    def _lr_center(self, fit: Fit | None, params: float, tokens: float) -> float:
+    def _lr_centers(
+        self, guide: Fit | None, params: Sequence[int], tokens: Sequence[int]
+    ) -> FloatArray:
+        """Return the learning rates that factors are relative to, [R]."""
         prior = self._study.training.lr
-        if fit is None:
-            return prior
-        fitted = float(fit.response.lr_optimum(params, tokens))
-        return min(max(fitted, prior / LR_TRUST), prior * LR_TRUST)
+        if guide is None:
+            return np.full(len(params), prior)
+        fitted = guide.response.lr_optimum(params, tokens)
+        return np.clip(fitted, prior / LR_TRUST, prior * LR_TRUST)
 
-    def _scored(self, states: Sequence[TrajectoryState], fit: Fit | None) -> list[Scored]:
+    def _scored(self, states: Sequence[TrajectoryState], guide: Fit | None) -> list[Scored]:
         """Return what Optuna learns from: not from trajectories that failed or were stopped."""
         excess: dict[str, float] = {}
-        if fit is not None:
-            excess = dict(zip(fit.runs["trajectory"], fit.excess.tolist(), strict=True))
+        if guide is not None:
+            excess = dict(zip(guide.runs["trajectory"], guide.excess.tolist(), strict=True))
+        configs = [state.config for state in states]
+        centers = self._lr_centers(
+            guide, [config.params for config in configs], [config.tokens for config in configs]
+        )
         scored = []
-        for state in states:
+        for state, center in zip(states, centers.tolist(), strict=True):
             config = state.config
             status = state.ended["status"] if state.ended else None
             if status == "diverged":
@@ -237,8 +247,7 @@ class Steering:
                 score = None
             else:
                 continue
-            factor = config.lr / self._lr_center(fit, config.params, config.tokens)
-            scored.append(Scored(factor, config.lr_schedule, score))
+            scored.append(Scored(config.lr / center, config.lr_schedule, score))
         return scored
 
 

@@ -8,24 +8,27 @@ from collections.abc import Callable
 from pathlib import Path
 
 from quokka_ray.campaign.campaign import Answer, Campaign
-from quokka_ray.cluster.trainable import StopFlag
+from quokka_ray.cluster.trainable import StopFlag, Train
 from quokka_ray.errors import QuokkaError
 from quokka_ray.study.trajectory import TrajectoryConfig
 
 logger = logging.getLogger(__name__)
 
 
-def run_locally(campaign: Campaign, stop_file: Path) -> None:
+def run_locally(campaign: Campaign, stop_file: Path, train: Train | None = None) -> None:
     """Run the campaign's trajectories in this process until it has none to give.
 
     Args:
         campaign: The campaign.
         stop_file: The file whose existence asks the trial to return.
+        train: What a trial runs, in place of `quokka_ray.training.run.train`.
     """
     import torch
 
-    from quokka_ray.training.run import train
+    if train is None:
+        from quokka_ray.training import run
 
+        train = run.train
     device = "cuda" if torch.cuda.is_available() else "cpu"
     stopped: Callable[[], bool] = StopFlag(stop_file)
     while isinstance(answer := campaign.ask(), TrajectoryConfig):

@@ -6,10 +6,14 @@ Importing this module imports neither Ray nor torch; a worker imports them when 
 import json
 import time
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from quokka_ray.study.trajectory import TrajectoryConfig
+
+Train = Callable[..., object]
+"""What an executor runs for a trajectory: called as `quokka_ray.training.run.train` is."""
 
 ROW = "row"
 """Key under which a row travels through Tune, as JSON: Tune adds its own keys beside it."""
@@ -48,7 +52,7 @@ def why_it_failed(folder: Path) -> str:
 def trial_config(
     trajectory: TrajectoryConfig, folder: Path, stop_file: Path, threads: int
 ) -> dict[str, Any]:
-    """Return the Tune configuration of a trial: constants that say what `run_trial` runs."""
+    """Return the Tune configuration of a trial: constants that say what it runs."""
     return {
         "id": trajectory.id,
         "trajectory": trajectory.model_dump_json(),
@@ -58,7 +62,16 @@ def trial_config(
     }
 
 
-def run_trial(config: dict[str, Any]) -> None:
+def trial_of(train: Train | None = None) -> Callable[[dict[str, Any]], None]:
+    """Return the Tune trainable that runs `train`; None: `quokka_ray.training.run.train`."""
+
+    def run_trial(config: dict[str, Any]) -> None:
+        _run(config, train)
+
+    return run_trial
+
+
+def _run(config: dict[str, Any], train: Train | None) -> None:
     """Train one trajectory inside a Tune trial, on the device that Ray assigned.
 
     The stop is cooperative: the loop looks at the flag and returns by itself.
@@ -67,8 +80,10 @@ def run_trial(config: dict[str, Any]) -> None:
     from filelock import FileLock
     from ray import tune
 
-    from quokka_ray.training.run import train
+    if train is None:
+        from quokka_ray.training import run
 
+        train = run.train
     folder = Path(config["folder"])
     folder.mkdir(parents=True, exist_ok=True)
     try:

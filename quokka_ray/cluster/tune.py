@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 from quokka_ray.campaign.campaign import Campaign
+from quokka_ray.cluster.trainable import Train, trial_of
 from quokka_ray.errors import MachineError
 from quokka_ray.study.config import ResourcesConfig
 
@@ -27,12 +28,13 @@ _ENVIRONMENT = {
 }
 
 
-def run_on_ray(campaign: Campaign, stop_file: Path) -> None:
+def run_on_ray(campaign: Campaign, stop_file: Path, train: Train | None = None) -> None:
     """Run the campaign's trajectories as Tune trials until it has none to give.
 
     Args:
         campaign: The campaign.
         stop_file: The file whose existence asks all trials to return.
+        train: What a trial runs, in place of `quokka_ray.training.run.train`.
 
     Raises:
         MachineError: The cluster cannot be reached, or has no room for a single trial.
@@ -42,7 +44,6 @@ def run_on_ray(campaign: Campaign, stop_file: Path) -> None:
     from ray import tune
 
     from quokka_ray.cluster.searcher import CampaignSearch
-    from quokka_ray.cluster.trainable import run_trial
 
     # A trial's fault is told in one line by the campaign; its traceback is in its folder.
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
@@ -54,7 +55,7 @@ def run_on_ray(campaign: Campaign, stop_file: Path) -> None:
         request, slots = _slots(resources)
         logger.info("running %d trials at once, each with %s", slots, request)
         tuner = tune.Tuner(
-            tune.with_resources(run_trial, request),
+            tune.with_resources(trial_of(train), request),
             tune_config=tune.TuneConfig(
                 search_alg=CampaignSearch(campaign, stop_file),
                 num_samples=-1,

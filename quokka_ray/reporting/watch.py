@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from quokka_ray.pacing import Pace
 from quokka_ray.reporting.live import LiveView, trial_line
 from quokka_ray.reporting.state import Optimum, RunningTrial, SearchState
 from quokka_ray.reporting.tensorboard import StudyBoard
@@ -15,8 +16,9 @@ if TYPE_CHECKING:
     from analysis.fitting.fit import Fit
     from quokka_ray.campaign.campaign import Campaign
 
-PICTURE_SECONDS = 20.0
-"""Pictures take a second to draw: at most so often, so that trials never wait for them."""
+PICTURE_SHARE = 0.02
+"""Share of the elapsed time that drawing may take: pictures that took a second come again after
+fifty at the earliest, however many trials end in between."""
 
 
 class Watch:
@@ -38,10 +40,10 @@ class Watch:
     ) -> None:
         self._study = study
         self._view = view
-        self._clock = clock
         self._board = StudyBoard(folder.tensorboard)
         self._events: list[str] = []
-        self._next_picture = float("-inf")
+        self._pictures = Pace(PICTURE_SHARE, clock)
+        self._drawn: Fit | None = None
         self._law: dict[str, Any] = {}
         self._fit: Fit | None = None
 
@@ -85,16 +87,15 @@ class Watch:
                     row.get("reason") or "",
                 )
             )
+        if self._fit is not None and self._fit is not self._drawn and self._pictures.due:
+            self._draw()
         self._show(campaign)
 
     def refitted(self, campaign: "Campaign", fit: "Fit") -> None:
-        """The law was refitted: numbers at once, pictures now and then."""
+        """The law was refitted: numbers at once, pictures with a later row, when they are due."""
         self._law = _law_fields(fit, self._study.target.flops)
         self._fit = fit
-        pictures = self._clock() >= self._next_picture
-        self._write_law(campaign, pictures)
-        if pictures:
-            self._next_picture = self._clock() + PICTURE_SECONDS
+        self._write_law(campaign)
         self._show(campaign)
 
     def state(self, campaign: "Campaign") -> SearchState:
@@ -129,9 +130,9 @@ class Watch:
         )
 
     def finish(self, campaign: "Campaign") -> SearchState:
-        """Write the last pictures, close the event files, and return the last state."""
-        if self._fit is not None:
-            self._write_law(campaign, pictures=True)
+        """Draw the last law, close the event files, and return the last state."""
+        if self._fit is not None and self._fit is not self._drawn:
+            self._draw()
         self._board.close()
         state = self.state(campaign)
         self._view.update(state)
@@ -140,7 +141,7 @@ class Watch:
     def _show(self, campaign: "Campaign") -> None:
         self._view.update(self.state(campaign))
 
-    def _write_law(self, campaign: "Campaign", pictures: bool) -> None:
+    def _write_law(self, campaign: "Campaign") -> None:
         assert self._fit is not None
         optimum: Optimum = self._law["optimum"]
         scalars: dict[str, float | None] = {
@@ -153,16 +154,21 @@ class Watch:
             "sigma": self._fit.sigma,
             **{f"parameter_{name}": value for name, value in self._law["parameters"].items()},
         }
-        figures = {}
-        if pictures:
-            from analysis.figures import frontier_figure, isoflop_figure, residual_figure
+        self._board.law({}, scalars, step=len(self._fit.runs))
 
+    def _draw(self) -> None:
+        from analysis.figures import frontier_figure, isoflop_figure, residual_figure
+
+        fit = self._fit
+        assert fit is not None
+        with self._pictures.run():
             figures = {
-                "isoflop": isoflop_figure(self._fit),
-                "frontier": frontier_figure(self._fit, target_flops=self._study.target.flops),
-                "predicted_against_observed": residual_figure(self._fit),
+                "isoflop": isoflop_figure(fit),
+                "frontier": frontier_figure(fit, target_flops=self._study.target.flops),
+                "predicted_against_observed": residual_figure(fit),
             }
-        self._board.law(figures, scalars, step=len(self._fit.runs))
+            self._board.law(figures, {}, step=len(fit.runs))
+        self._drawn = fit
 
 
 def _law_fields(fit: "Fit", target_flops: float) -> dict[str, Any]:

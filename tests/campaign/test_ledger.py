@@ -3,6 +3,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from quokka_ray.campaign.ledger import Ledger
@@ -196,3 +197,42 @@ os.kill(os.getpid(), signal.SIGKILL)
 def test_a_ledger_that_cannot_be_written_is_a_fault_of_the_machine(tmp_path: Path) -> None:
     with pytest.raises(MachineError, match="cannot write the ledger"):
         Ledger(tmp_path / "no" / "such" / "folder" / "ledger.jsonl")
+
+
+def test_the_run_table_that_grew_equals_the_one_that_is_read_back(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path / "ledger.jsonl")
+    for number in range(6):
+        config = trajectory(f"000{number}-a")
+        ledger.append(planned(config))
+        ledger.append({"kind": "started", "trajectory": config.id, "attempt": 1})
+        pd.testing.assert_frame_equal(ledger.runs(), reread(ledger))
+        for tokens in (25_600, 51_200)[: number % 3]:
+            row = observation(config)
+            ledger.append({**row, "observation": f"{config.id}@{tokens}", "tokens": tokens})
+            pd.testing.assert_frame_equal(ledger.runs(), reread(ledger))
+        status = "finished" if number % 3 else "diverged"
+        end = {"kind": "ended", "trajectory": config.id, "status": status, "flops_spent": 1e9}
+        ledger.append(end)
+        pd.testing.assert_frame_equal(ledger.runs(), reread(ledger))
+    assert len(ledger.runs()) == 8
+
+
+def reread(ledger: Ledger) -> pd.DataFrame:
+    return Ledger(ledger.path, read_only=True).runs()
+
+
+def test_what_a_trajectory_spent_follows_every_row_that_it_reports(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path / "ledger.jsonl")
+    config = trajectory()
+    ledger.append(planned(config))
+    state = ledger.trajectories[config.id]
+    assert state.flops_spent == 0.0
+    for spent in (1e8, 2e8):
+        state.progress = {"tokens": 1, "flops_spent": spent}
+        assert state.flops_spent == spent
+    ledger.append({**observation(config), "flops_spent": 3e8})
+    assert state.flops_spent == 3e8
+    ledger.append(
+        {"kind": "ended", "trajectory": config.id, "status": "finished", "flops_spent": 4e8}
+    )
+    assert state.flops_spent == 4e8

@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -62,11 +62,15 @@ def corpus() -> TokenCorpus:
 
 
 def open_campaign(
-    config: StudyConfig, folder: StudyFolder, observers: Sequence[Observer] = ()
+    config: StudyConfig,
+    folder: StudyFolder,
+    observers: Sequence[Observer] = (),
+    clock: Callable[[], float] = lambda: 0.0,
 ) -> Campaign:
+    """Open a campaign; its clock stands still unless given, so that every refit is due."""
     facts = corpus()
     menu = Menu(config, facts.vocab_size, facts.train_tokens)
-    return Campaign(config, facts, menu, folder, observers)
+    return Campaign(config, facts, menu, folder, observers, clock)
 
 
 def observe(config: TrajectoryConfig) -> dict[str, Any]:

@@ -1,0 +1,100 @@
+"""The laws of a search while it runs: one refitted after every observation, one when it is due.
+
+The steering reads the guide alone, the five-parameter law with its response, so what a search
+proposes follows from its observations and from no clock. The law that is reported counts what
+its form misses; it takes many times as long, and is refitted as often as a share of the elapsed
+time allows, and whenever somebody asks for the last word.
+"""
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pandas as pd
+
+from analysis.errors import AnalysisError
+from analysis.fitting.fit import Fit, fit_law
+from quokka_ray.pacing import Pace
+from quokka_ray.study.config import StudyConfig
+
+REPORT_SHARE = 0.05
+"""Share of the elapsed time that refits of the reported law, and showing it, may take."""
+
+SEARCH_GROWTH = 1.25
+"""The guide searches the whole space again when its rows have grown by this factor: a dozen times
+from 30 rows to 500. In between it starts from the guide before."""
+
+SEARCH_BELOW = 30
+"""With fewer rows it always searches: a few rows more can move the optimum to another valley."""
+
+_UNREAD = [
+    "study", "params_non_embedding", "unique_tokens", "epochs", "flops", "flops_convention",
+    "params_convention", "loss_stderr", "train_loss", "batch_tokens", "seq_len", "kernel",
+    "noise_schedule", "objective", "weight_decay", "seed", "corpus", "tokenizer", "flops_spent",
+    "device_seconds",
+]  # fmt: skip
+"""Columns that the guide does not read: checking them at every observation costs as much as its
+fit. The reported law has them checked."""
+
+
+class Refits:
+    """Both laws of one study.
+
+    Args:
+        study: The study.
+        clock: Seconds, for the rate of the reported law's refits.
+    """
+
+    def __init__(self, study: StudyConfig, clock: Callable[[], float] = time.monotonic) -> None:
+        self._settings: dict[str, Any] = {
+            "huber_delta": study.law.huber_delta,
+            "seed": study.seed,
+            "lr_prior": study.training.lr,
+            "priors": "weak",
+        }
+        self._law = study.law
+        self.guide: Fit | None = None
+        """The five-parameter law alone, which the steering takes as true. It has no resamples."""
+        self.reported: Fit | None = None
+        """The law as it is reported, with what its form misses."""
+        self.no_law_because = "no observation yet"
+        self.pace = Pace(REPORT_SHARE, clock)
+        self._searched = 0
+        self._behind = False
+
+    @property
+    def behind(self) -> bool:
+        """Whether there are observations that the reported law does not count."""
+        return self._behind
+
+    def refit_guide(self, runs: pd.DataFrame) -> None:
+        """Refit the guide to all of `runs`; without enough of them it stays as it was."""
+        self._behind = True
+        searches = len(runs) < SEARCH_BELOW or len(runs) >= SEARCH_GROWTH * self._searched
+        near = None if searches else self.guide
+        try:
+            self.guide = fit_law(
+                runs.drop(columns=_UNREAD, errors="ignore"),
+                law="chinchilla",
+                discrepancy="none",
+                bootstrap=0,
+                near=near,
+                **self._settings,
+            )
+        except AnalysisError as error:
+            self.no_law_because = str(error)
+            return
+        if near is None:
+            self._searched = len(runs)
+
+    def refit_reported(self, runs: pd.DataFrame) -> Fit | None:
+        """Refit the reported law to all of `runs`; None where they are too few."""
+        self._behind = False
+        try:
+            self.reported = fit_law(
+                runs, law=self._law.name, bootstrap=self._law.bootstrap, **self._settings
+            )
+        except AnalysisError as error:
+            self.no_law_because = str(error)
+            return None
+        return self.reported
