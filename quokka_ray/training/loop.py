@@ -13,6 +13,7 @@ from quokka_ray.diffusion.objective import Batch
 from quokka_ray.model.transformer import DiffusionTransformer, build_model
 from quokka_ray.study.trajectory import TrajectoryConfig
 from quokka_ray.training.compiled import Compilation
+from quokka_ray.training.feed import Feed, steps_ahead
 from quokka_ray.training.lr_schedules import leg_schedule
 from quokka_ray.training.optimizers import build_optimizers
 from quokka_ray.training.precision import products_in_bf16
@@ -49,6 +50,7 @@ class Trainer:
 
     Attributes:
         step: Steps taken.
+        feed: Draws the steps' text and noise; `feed.seconds` is the time that steps waited.
         schedule: Step to its share of the peak rate; at first that of the first leg.
         smoothed_loss: 0-d tensor on the device, the exponential mean of the objective.
         grad_norm: 0-d tensor on the device, the last step's norm before clipping.
@@ -73,6 +75,7 @@ class Trainer:
         self._objective = build_objective(
             config.diffusion, config.vocab_size, config.model.seq_len, config.steps
         )
+        self.feed = Feed(self._draw, steps_ahead(device), config.steps)
         self.smoothed_loss = torch.tensor(self._objective.blind, device=device)
         self.grad_norm = torch.tensor(0.0, device=device)
 
@@ -85,8 +88,7 @@ class Trainer:
         """Take one optimiser step. Nothing in it waits for the device."""
         training = self.config.training
         rows = training.batch_sequences
-        clean = self._windows.batch(self.step * rows, rows)
-        batch = self._objective.draw(self.config.seed, self.step, clean)
+        clean, batch = self.feed.take(self.step)
         self.compilation.before_step(self.step, lambda: self._rehearse(clean, batch))
         begin, end = self._rows
         at_once = training.micro_batch_sequences or end - begin
@@ -103,6 +105,12 @@ class Trainer:
             parameter.grad = None
         self.smoothed_loss.lerp_(loss, _SMOOTHING)
         self.step += 1
+
+    def _draw(self, step: int) -> tuple[np.ndarray, Batch[np.ndarray]]:
+        """Return the text and the noise of a step: the whole batch's."""
+        rows = self.config.training.batch_sequences
+        clean = self._windows.batch(step * rows, rows)
+        return clean, self._objective.draw(self.config.seed, step, clean)
 
     def _rehearse(self, clean: np.ndarray, batch: Batch[np.ndarray]) -> None:
         """Run the passes of a step's first rows, and leave no trace of it."""
@@ -130,6 +138,10 @@ class Trainer:
         if self.world.size > 1:
             gradients = [p.grad for p in self._parameters if p.grad is not None]
             self.world.sum([*gradients, loss])
+
+    def close(self) -> None:
+        """Take no more steps: end what prepares them."""
+        self.feed.close()
 
     def diverged(self) -> str | None:
         """Return why the run has diverged, or None. Waits for the device."""

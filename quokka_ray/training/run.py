@@ -105,7 +105,11 @@ def train(
         ended = metrics.of_kind("ended")
         if ended:
             return _repeat(metrics, ended[-1])
-        return _Run(config, folder, metrics, corpus, device, world).go(should_stop)
+        run = _Run(config, folder, metrics, corpus, device, world)
+        try:
+            return run.go(should_stop)
+        finally:
+            run.trainer.close()
     finally:
         metrics.close()
 
@@ -289,6 +293,7 @@ class _Run:
             "processed_tokens": self.position * self.config.batch_tokens,
             "flops_spent": self.spent,
             "device_seconds": self._seconds(),
+            "data_seconds": self.trainer.feed.seconds,
             "mode": self.trainer.compilation.mode,
         }
 
