@@ -174,6 +174,9 @@ class TrainingConfig(Section):
     compile: Literal["auto", "never", "always"] = "auto"
     """Whether `torch.compile` runs on the blocks; `auto`: where the steps that are left are
     predicted to save more than compiling costs, which short runs on a CPU never do."""
+    cuda_graphs: Literal["auto", "never"] = "auto"
+    """`auto`: passes of models so small that a GPU would wait for their launches are replayed
+    from one graph."""
     checkpoint_seconds: float = Field(default=60.0, gt=0)
     report_seconds: float = Field(default=2.0, gt=0)
 

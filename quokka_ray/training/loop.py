@@ -13,6 +13,7 @@ from quokka_ray.diffusion.objective import Batch
 from quokka_ray.model.transformer import DiffusionTransformer, build_model
 from quokka_ray.study.trajectory import TrajectoryConfig
 from quokka_ray.training.compiled import Compilation
+from quokka_ray.training.cuda_graphs import Replayed, fits
 from quokka_ray.training.feed import Feed, steps_ahead
 from quokka_ray.training.lr_schedules import leg_schedule
 from quokka_ray.training.optimizers import build_optimizers
@@ -75,6 +76,7 @@ class Trainer:
         self._objective = build_objective(
             config.diffusion, config.vocab_size, config.model.seq_len, config.steps
         )
+        self._replayed = Replayed(self._learn, self._parameters)
         self.feed = Feed(self._draw, steps_ahead(device), config.steps)
         self.smoothed_loss = torch.tensor(self._objective.blind, device=device)
         self.grad_norm = torch.tensor(0.0, device=device)
@@ -96,7 +98,8 @@ class Trainer:
         for first in range(begin, end, at_once):
             last = min(first + at_once, end)
             part = batch if last - first == rows else batch.part(first, last, clean.shape[1])
-            losses.append(self._learn(self._send(clean[first:last]), part.map(self._send)))
+            passes = self._replayed if self._may_replay(last - first) else self._learn
+            losses.append(passes(self._send(clean[first:last]), part.map(self._send)))
         loss = losses[0] if len(losses) == 1 else torch.stack(losses).sum()
         self._sum_over_ranks(loss)
         self.grad_norm = self._clip(training.grad_clip)
@@ -105,6 +108,13 @@ class Trainer:
             parameter.grad = None
         self.smoothed_loss.lerp_(loss, _SMOOTHING)
         self.step += 1
+
+    def _may_replay(self, rows: int) -> bool:
+        """Return whether passes of `rows` sequences go through a graph."""
+        if not fits(self.config, rows, self.device):
+            return False
+        # What is recorded stays: not before it is known whether the blocks are compiled.
+        return self.compilation.decided and self.world.size == 1
 
     def _draw(self, step: int) -> tuple[np.ndarray, Batch[np.ndarray]]:
         """Return the text and the noise of a step: the whole batch's."""
@@ -124,7 +134,7 @@ class Trainer:
     def _learn(self, tokens: Tensor, batch: Batch[Tensor]) -> Tensor:
         """Add the gradient of these rows' share of the loss, and return the share."""
         half = products_in_bf16(self.config.training.precision, self.device)
-        with torch.autocast(torch.device(self.device).type, torch.bfloat16, enabled=half):
+        with torch.autocast(torch.device(self.device).type, torch.bfloat16, half, False):
             loss = self.apply(lambda model: self._objective.loss(model, tokens, batch))
         loss.backward()
         return loss.detach()

@@ -161,6 +161,7 @@ def test_trials_of_a_study_share_a_cache_and_lone_runs_have_torchs(tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("kernel", ["mask", "uniform"])
 def test_generated_code_learns_what_the_plain_step_does(corpus, tmp_path, monkeypatch, kernel):
+    torch._dynamo.reset()
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
     diffusion = DiffusionConfig(kernel=kernel)
     losses = {}
