@@ -177,6 +177,10 @@ class TrainingConfig(Section):
     cuda_graphs: Literal["auto", "never"] = "auto"
     """`auto`: passes of models so small that a GPU would wait for their launches are replayed
     from one graph."""
+    sharding: Literal["auto", "none", "full"] = "auto"
+    """Whether the workers of a trajectory spread its parameters, gradients and optimiser state
+    among them (FSDP2, `full`), or each holds them whole (`none`); `auto`: only where a whole copy
+    would not fit. The result is the same up to rounding."""
     checkpoint_seconds: float = Field(default=60.0, gt=0)
     report_seconds: float = Field(default=2.0, gt=0)
 

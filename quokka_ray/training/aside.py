@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from quokka_ray.training.loop import Trainer
+from quokka_ray.training.world import is_sharded, local
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,13 @@ def set_aside(trainer: Trainer) -> Aside:
     """Return a copy of all that the rest of a run depends on."""
     here = {"parameters": trainer.model.state_dict(), "state": trainer.state_dict()}
     place = _place(torch.device(trainer.device), here)
-    return Aside(**_map(lambda tensor: tensor.detach().to(place, copy=True), here))
+
+    def copied(tensor: Tensor) -> Tensor:
+        # What is spread over ranks stays where its mesh is.
+        there = tensor.device if is_sharded(tensor) else place
+        return tensor.detach().to(there, copy=True)
+
+    return Aside(**_map(copied, here))
 
 
 @torch.no_grad()
@@ -51,7 +58,7 @@ def _place(device: torch.device, tree: Any) -> torch.device:
 
     def add(tensor: Tensor) -> Tensor:
         nonlocal size
-        size += tensor.numel() * tensor.element_size()
+        size += local(tensor).numel() * tensor.element_size()
         return tensor
 
     _map(add, tree)

@@ -99,6 +99,8 @@ def write_config(config: TrajectoryConfig, path: Path) -> None:
 
 
 def _identity(config: TrajectoryConfig) -> dict[str, Any]:
-    """Return what decides a run's result: not where its corpus lies, nor how often it writes."""
-    hidden: Any = {"corpus": True, "training": {"checkpoint_seconds", "report_seconds"}}
+    """Return what decides a run's result: not where its corpus or its parameters lie, nor how
+    often it writes."""
+    free = {"checkpoint_seconds", "report_seconds", "sharding"}
+    hidden: Any = {"corpus": True, "training": free}
     return config.model_dump(exclude=hidden)

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from typing import Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -16,9 +16,12 @@ from quokka_ray.training.compiled import Compilation
 from quokka_ray.training.cuda_graphs import Replayed, fits
 from quokka_ray.training.feed import Feed, steps_ahead
 from quokka_ray.training.lr_schedules import leg_schedule
-from quokka_ray.training.optimizers import build_optimizers
+from quokka_ray.training.optimizers import Muon, build_optimizers
 from quokka_ray.training.precision import products_in_bf16
-from quokka_ray.training.world import ALONE, World
+from quokka_ray.training.world import ALONE, World, local
+
+if TYPE_CHECKING:
+    from quokka_ray.training.sharding import ShardedModel
 
 Result = TypeVar("Result")
 
@@ -48,6 +51,7 @@ class Trainer:
         windows: Its text.
         device: Where this rank computes.
         world: The ranks that train it together.
+        sharded: Whether they share its parameters (FSDP2), or each has all of them.
 
     Attributes:
         step: Steps taken.
@@ -58,7 +62,12 @@ class Trainer:
     """
 
     def __init__(
-        self, config: TrajectoryConfig, windows: Windows, device: str, world: World = ALONE
+        self,
+        config: TrajectoryConfig,
+        windows: Windows,
+        device: str,
+        world: World = ALONE,
+        sharded: bool = False,
     ) -> None:
         self.config = config
         self.device = device
@@ -70,9 +79,16 @@ class Trainer:
         self.model.initialise(config.model, config.seed)
         self.model.to(device)
         self.compilation = Compilation(config, self.model.blocks, device, world)
+        self._whole: ShardedModel | None = None
+        muon: Callable[..., Muon] = Muon
+        if sharded:
+            # Loaded where it is needed: one process by itself needs none of it.
+            from quokka_ray.training.sharding import shard, sharded_muon
+
+            self._whole, muon = shard(self.model, world, device), sharded_muon(world)
         self._parameters = list(self.model.parameters())
         self.schedule = leg_schedule(config, config.legs[0])
-        self._optimizers = build_optimizers(self.model, config.training, config.lr)
+        self._optimizers = build_optimizers(self.model, config.training, config.lr, muon)
         self._objective = build_objective(
             config.diffusion, config.vocab_size, config.model.seq_len, config.steps
         )
@@ -140,12 +156,15 @@ class Trainer:
         return loss.detach()
 
     def apply(self, function: Callable[[DiffusionTransformer], Result]) -> Result:
-        """Return what `function` makes of the model."""
-        return function(self.model)
+        """Return what `function` makes of the model, whose parameters are whole meanwhile."""
+        return function(self.model) if self._whole is None else self._whole(function)
 
     def _sum_over_ranks(self, loss: Tensor) -> None:
         """Make each rank's share of the loss and of its gradient the whole batch's."""
-        if self.world.size > 1:
+        if self._whole is not None:
+            # The backward pass has summed gradients as it scattered them.
+            self.world.sum([loss])
+        elif self.world.size > 1:
             gradients = [p.grad for p in self._parameters if p.grad is not None]
             self.world.sum([*gradients, loss])
 
@@ -191,7 +210,11 @@ class Trainer:
         return tensor.pin_memory().to(self.device, non_blocking=True)
 
     def _clip(self, limit: float) -> Tensor:
-        gradients = [p.grad for p in self._parameters if p.grad is not None]
+        gradients = [local(p.grad) for p in self._parameters if p.grad is not None]
         norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
+        if self._whole is not None:
+            square = norm.square()
+            self.world.sum([square])
+            norm = square.sqrt()
         torch._foreach_mul_(gradients, (limit / (norm + 1e-6)).clamp(max=1.0))
         return norm

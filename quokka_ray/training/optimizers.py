@@ -7,7 +7,7 @@ Muon's cost consists of.
 """
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -80,7 +80,7 @@ class Muon(torch.optim.Optimizer):
             momenta = [self.state[p]["momentum"] for p in parameters]
             torch._foreach_lerp_(momenta, gradients, 1 - group["momentum"])
             updates = torch._foreach_lerp(gradients, momenta, group["momentum"])
-            stack = torch.cat([_lying(u, n) for u, n in zip(updates, parts, strict=True)])
+            stack = torch.cat([lying(u, n) for u, n in zip(updates, parts, strict=True)])
             flat = orthogonalise(stack)
             if group["weight_decay"]:
                 torch._foreach_mul_(parameters, 1 - lr * group["weight_decay"])
@@ -94,7 +94,7 @@ class Muon(torch.optim.Optimizer):
                 first += n
 
 
-def _lying(matrix: Tensor, parts: int) -> Tensor:
+def lying(matrix: Tensor, parts: int) -> Tensor:
     """Return [parts, short side, long side] of a parameter that holds `parts` matrices."""
     stack = matrix.view(parts, -1, matrix.shape[1])
     return stack.mT if stack.shape[1] > stack.shape[2] else stack
@@ -130,9 +130,14 @@ class Optimizers:
 
 
 def build_optimizers(
-    model: DiffusionTransformer, training: TrainingConfig, lr: float
+    model: DiffusionTransformer,
+    training: TrainingConfig,
+    lr: float,
+    muon: Callable[..., Muon] = Muon,
 ) -> Optimizers:
     """Return the optimisers of a run whose peak learning rate is `lr`.
+
+    `muon` makes the optimiser of the blocks' matrices where `training.optimizer` is Muon.
 
     Weight decay touches the blocks' matrices only: no norm, no gain, no convolution, and not the
     embedding, whose rare rows would fade between their updates. `model.transfer` says what
@@ -162,13 +167,13 @@ def build_optimizers(
         [{"params": timing, "lr": lr * transfer.hidden_lr}] if timing else []
     )
     if training.optimizer == "muon":
-        muon = Muon(
+        of_matrices = muon(
             matrices,
             lr=lr * training.muon_lr_ratio,
             momentum=training.muon_momentum,
             weight_decay=training.weight_decay,
         )
-        return Optimizers([torch.optim.AdamW([{"params": rest}, *timed], **adam), muon])
+        return Optimizers([torch.optim.AdamW([{"params": rest}, *timed], **adam), of_matrices])
     hidden: dict[str, Any] = {
         "params": [p for p, _ in matrices],
         "lr": lr * transfer.hidden_lr,

@@ -38,6 +38,7 @@ from quokka_ray.training.lr_schedules import leg_schedule
 from quokka_ray.training.metrics import Metrics, Row
 from quokka_ray.training.observing import evaluate, finite, observed_row
 from quokka_ray.training.precision import fix_float32_products
+from quokka_ray.training.spreading import is_spread
 from quokka_ray.training.trained import keep_tokenizer
 from quokka_ray.training.world import ALONE, World
 
@@ -151,7 +152,9 @@ class _Run:
         self.attempt = metrics.attempts + 1
         self.begun = time.monotonic()
         windows = corpus.window_order(config.unique_tokens, config.model.seq_len, config.seed)
-        self.trainer = Trainer(config, windows, device, world)
+        sharded = world.agree(lambda: is_spread(config, device, world.size))
+        self.mesh = world.mesh(device) if sharded else None
+        self.trainer = Trainer(config, windows, device, world, sharded)
         self.trainer.compilation.cache = study_cache(folder)
         self.legs = config.legs
         self.leg = 0
@@ -312,7 +315,7 @@ class _Run:
         self.world.agree(lambda: keep_only(self.checkpoints, saved))
 
     def _load(self, checkpoint: Path) -> None:
-        parameters, state = load_checkpoint(checkpoint, self.device)
+        parameters, state = load_checkpoint(checkpoint, self.device, self.mesh)
         self.leg = state.pop("leg", 0)
         trunk = state.pop("trunk", None)
         self.aside = None if trunk is None else Aside(**trunk)

@@ -13,15 +13,20 @@ from typing import NamedTuple
 
 from pydantic import ValidationError
 from safetensors import SafetensorError
-from safetensors.torch import load_file
 
 from quokka_ray.corpus.tokenizers import ByteTokenizer, JsonTokenizer, Tokenizer
 from quokka_ray.errors import ConfigurationError
 from quokka_ray.model.transformer import DiffusionTransformer, build_model
 from quokka_ray.study.trajectory import TrajectoryConfig
-from quokka_ray.training.checkpoints import MARK, latest_checkpoint
+from quokka_ray.training.checkpoints import (
+    MARK,
+    PARAMETERS,
+    SHARDS,
+    latest_checkpoint,
+    load_parameters,
+)
 
-_CONFIG, _TOKENIZER, _PARAMETERS = "config.json", "tokenizer.json", "model.safetensors"
+_CONFIG, _TOKENIZER = "config.json", "tokenizer.json"
 
 
 class Trained(NamedTuple):
@@ -40,7 +45,8 @@ class Trained(NamedTuple):
 
 def is_checkpoint(path: Path) -> bool:
     """Return whether a folder is a checkpoint, whole or not."""
-    return (path / _PARAMETERS).is_file() or path.parent.name == "checkpoints"
+    held = (path / PARAMETERS).is_file() or (path / SHARDS).is_dir()
+    return held or path.parent.name == "checkpoints"
 
 
 def last_checkpoint(run: Path) -> Path:
@@ -79,11 +85,11 @@ def load_model(checkpoint: Path, device: str = "cpu") -> Trained:
     tokenizer = _tokenizer(config, [*places, config.corpus])
     model = build_model(config)
     try:
-        model.load_state_dict(load_file(checkpoint / _PARAMETERS))
+        model.load_state_dict(load_parameters(checkpoint))
     except (OSError, SafetensorError, RuntimeError) as error:
         reason = str(error).splitlines()[0]
         raise ConfigurationError(
-            f"{checkpoint / _PARAMETERS} does not hold the model of {config.id}: {reason}"
+            f"{checkpoint} does not hold the model of {config.id}: {reason}"
         ) from None
     return Trained(model.to(device).eval(), tokenizer, config)
 

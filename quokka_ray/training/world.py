@@ -146,6 +146,17 @@ def joined() -> World:
     return World(dist.get_rank(), dist.get_world_size(), host)
 
 
+def is_sharded(tensor: Tensor) -> bool:
+    """Return whether a tensor is spread over ranks: a DTensor, told without loading that class."""
+    return hasattr(tensor, "to_local")
+
+
+def local(tensor: Tensor) -> Tensor:
+    """Return this rank's part of a tensor that is sharded, and any other one as it is."""
+    part: Tensor = tensor.to_local() if hasattr(tensor, "to_local") else tensor
+    return part
+
+
 def _buckets(tensors: Sequence[Tensor]) -> Iterator[list[Tensor]]:
     """Yield neighbours of one type, up to the size of a bucket."""
     bucket: list[Tensor] = []
