@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from analysis.errors import AnalysisError
 from quokka_ray import __version__
-from quokka_ray.cli import doctor, generate, laws, run, search, tensorboard
+from quokka_ray.cli import doctor, generate, laws, prepare, run, search, tensorboard
 from quokka_ray.errors import QuokkaError
 
 EXIT_CODES = """\
@@ -36,6 +36,7 @@ def build_parser() -> argparse.ArgumentParser:
         "-v", "--verbose", action="store_true", help="log what is going on to stderr"
     )
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
+    prepare.add_verbs(verbs)
     search.add_verbs(verbs)
     run.add_verbs(verbs)
     generate.add_verbs(verbs)

@@ -1,4 +1,4 @@
-"""`prepare`, `plan`, `search`, `resume`, `status`: a study from its file to its law."""
+"""`plan`, `search`, `resume`, `status`: a study from its file to its law."""
 
 import argparse
 import json
@@ -16,18 +16,13 @@ from quokka_ray.study.loader import load_study
 
 def add_verbs(verbs: Any) -> None:
     """Add the verbs to the parser."""
-    prepare = verbs.add_parser("prepare", help="make a study's corpus: text to tokens on disk")
-    _add_study(prepare)
-    prepare.add_argument("--json", action="store_true")
-    prepare.set_defaults(func=run_prepare)
-
     plan = verbs.add_parser("plan", help="show what a search would run and cost; starts nothing")
-    _add_study(plan)
+    add_study(plan)
     plan.add_argument("--json", action="store_true")
     plan.set_defaults(func=run_plan)
 
     search = verbs.add_parser("search", help="run a study's search to the end of its budget")
-    _add_study(search)
+    add_study(search)
     search.add_argument("--resume", action="store_true", help="go on with the study in the folder")
     search.add_argument("--overwrite", action="store_true", help="delete the study in the folder")
     _add_execution(search)
@@ -45,7 +40,8 @@ def add_verbs(verbs: Any) -> None:
     status.set_defaults(func=run_status)
 
 
-def _add_study(parser: argparse.ArgumentParser) -> None:
+def add_study(parser: argparse.ArgumentParser) -> None:
+    """Add the study files and `--set`."""
     parser.add_argument(
         "study",
         nargs="+",
@@ -76,21 +72,6 @@ def _add_execution(parser: argparse.ArgumentParser) -> None:
         "--strict", action="store_true", help="end with code 4 if a trial failed for good"
     )
     parser.add_argument("--json", action="store_true", help="print the recommendation as JSON")
-
-
-def run_prepare(options: argparse.Namespace) -> int:
-    """Prepare the corpus and print its card."""
-    from quokka_ray.corpus import TokenCorpus, prepare
-
-    study = load_study(options.study, options.overrides)
-    corpus = TokenCorpus.open(prepare(study.corpus, progress=note))
-    if options.json:
-        say(json.dumps({"path": str(corpus.path), **corpus.card}))
-    else:
-        say(f"{'path':<22} {corpus.path}")
-        for name, value in corpus.card.items():
-            say(f"{name:<22} {value}")
-    return 0
 
 
 def run_plan(options: argparse.Namespace) -> int:

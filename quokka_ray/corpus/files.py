@@ -1,23 +1,24 @@
-"""The `files` source: text, JSON lines and Parquet, from paths, folders and globs.
+"""The `files` source: text, JSON lines and Parquet, from paths, folders, globs and stdin.
 
-A text file is one document; a row of JSON lines or Parquet is one. Rows are streamed, so memory
-holds one text file or one batch of rows at a time.
+Rows are streamed, and so are texts that are cut by line or paragraph, so memory holds one
+document or one batch of rows at a time. Compressed files are read as they are.
 """
 
 import glob
 import hashlib
 import json
+import sys
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import BinaryIO
 
+from quokka_ray.corpus import streams
 from quokka_ray.corpus.documents import Document
+from quokka_ray.corpus.readers import Reader
 from quokka_ray.errors import ConfigurationError
+from quokka_ray.study.corpus import CorpusConfig
 
-Format = Literal["auto", "text", "jsonl", "parquet"]
-
-_BATCH_ROWS = 256
 _JSONL = {".jsonl", ".ndjson"}
 _PARQUET = {".parquet", ".pq"}
 # What is read from a folder. A file that is named, or that a glob matches, may end in anything.
@@ -33,47 +34,47 @@ class FilesSource:
     """Documents of files.
 
     Args:
-        paths: Files, folders or globs.
-        validation_paths: The same, for validation.
-        file_format: How to read them; `auto`: by each file's ending.
-        text_column: Column of the text in JSON lines and Parquet.
-        group_column: Column that keeps rows on one side of the split; None: none.
+        config: Its paths, how they are read, and columns.
 
     Raises:
         ConfigurationError: a path matches nothing; or, while reading: a file is not UTF-8 or not
             of its format, or a column is missing.
     """
 
-    def __init__(
-        self,
-        paths: Sequence[str],
-        validation_paths: Sequence[str] = (),
-        file_format: Format = "auto",
-        text_column: str = "text",
-        group_column: str | None = None,
-    ) -> None:
-        self.description = ", ".join(paths)
+    rereadable = True
+
+    def __init__(self, config: CorpusConfig) -> None:
+        self.description = ", ".join(config.paths)
         self.skipped: Counter[str] = Counter()
-        self._format = file_format
-        self._text_column = text_column
-        self._group_column = group_column
-        self._validation_files = _expand(validation_paths)
+        self._format = config.format
+        self._reader = Reader(
+            config.document,
+            config.text_column,
+            config.group_column,
+            config.undecodable,
+            self.skipped,
+        )
+        self._validation_files = _expand(config.validation_paths)
         held_out = {path.resolve() for path in self._validation_files}
-        self._files = [path for path in _expand(paths) if path.resolve() not in held_out]
+        self._files = [path for path in _expand(config.paths) if path.resolve() not in held_out]
         if not self._files:
             raise ConfigurationError("corpus: every file of paths is in validation_paths too")
+        self.size: int | None = sum(
+            path.stat().st_size for path in (*self._files, *self._validation_files)
+        )
+        self.done = 0
 
     def fingerprint(self) -> str:
         """Return a hash of the files' contents, wherever they lie and whatever they are called."""
-        digest = hashlib.blake2b(digest_size=16)
-        for files in (self._files, self._validation_files):
-            contents = sorted(f"{self._kind(path)}:{_content_hash(path)}" for path in files)
-            digest.update(json.dumps(contents).encode())
-        return digest.hexdigest()
+        return _fingerprint(
+            [f"{self._tag(path)}:{streams.content_hash(path)}" for path in files]
+            for files in (self._files, self._validation_files)
+        )
 
     def documents(self) -> Iterator[Document]:
         """Yield the documents of `paths`, file by file."""
         self.skipped.clear()
+        self.done = 0
         for path in self._files:
             yield from self._read(path)
 
@@ -85,125 +86,125 @@ class FilesSource:
     def _kind(self, path: Path) -> str:
         if self._format != "auto":
             return self._format
+        if streams.compression_of(path):
+            path = path.with_suffix("")
         suffix = path.suffix.lower()
         return "jsonl" if suffix in _JSONL else "parquet" if suffix in _PARQUET else "text"
 
+    def _tag(self, path: Path) -> str:
+        return self._kind(path) + streams.compression_of(path)
+
     def _read(self, path: Path) -> Iterator[Document]:
-        kind = self._kind(path)
+        kind, before = self._kind(path), self.done
         try:
             if kind == "parquet":
                 yield from self._read_parquet(path)
-            elif kind == "jsonl":
-                yield from self._read_jsonl(path)
             else:
-                yield Document(_decode(path.read_bytes(), path, 0))
+                with path.open("rb") as raw:
+                    counted = streams.Counted(raw)
+                    stream = streams.decompressed(counted, streams.compression_of(path))
+                    read = self._reader.jsonl if kind == "jsonl" else self._reader.text
+                    for document in read(stream, str(path)):
+                        self.done = before + counted.count
+                        yield document
+        except streams.DAMAGED as error:
+            raise ConfigurationError(
+                f"corpus: {path} is damaged or not of the compression that its name says: {error}"
+            ) from None
         except OSError as error:
             raise ConfigurationError(
                 f"corpus: {path} cannot be read: {error.strerror or error}"
             ) from None
-
-    def _read_jsonl(self, path: Path) -> Iterator[Document]:
-        offset = 0
-        with path.open("rb") as stream:
-            for number, line in enumerate(stream, start=1):
-                text = _decode(line, path, offset)
-                offset += len(line)
-                if not text.strip():
-                    continue
-                where = f"{path}, line {number}"
-                try:
-                    row = json.loads(text)
-                except ValueError as error:
-                    raise ConfigurationError(f"corpus: {where}: not JSON: {error}") from None
-                if not isinstance(row, dict):
-                    raise ConfigurationError(f"corpus: {where}: a row is an object of columns")
-                _require_columns(row, self._columns(), where)
-                yield from self._document(
-                    row[self._text_column],
-                    row[self._group_column] if self._group_column else None,
-                    where,
-                )
+        self.done = before + path.stat().st_size
 
     def _read_parquet(self, path: Path) -> Iterator[Document]:
         import pyarrow as pa
         import pyarrow.parquet as pq
 
+        before, size = self.done, path.stat().st_size
         try:
             with pq.ParquetFile(path) as table:
-                _require_columns(table.schema_arrow.names, self._columns(), str(path))
-                row = 0
-                for batch in table.iter_batches(_BATCH_ROWS, columns=self._columns()):
-                    texts = batch.column(self._text_column)
-                    groups = batch.column(self._group_column) if self._group_column else None
-                    for index in range(batch.num_rows):
-                        where = f"{path}, row {row}"
-                        try:
-                            text = texts[index].as_py()
-                        except UnicodeDecodeError as error:
-                            raise ConfigurationError(
-                                f"corpus: {where}: not UTF-8 at byte {error.start} of its text"
-                            ) from None
-                        group = groups[index].as_py() if groups is not None else None
-                        yield from self._document(text, group, where)
-                        row += 1
+                rows = max(1, table.metadata.num_rows)
+                for number, document in enumerate(self._reader.parquet(table, str(path))):
+                    self.done = before + size * number // rows
+                    yield document
         except pa.ArrowException as error:
             raise ConfigurationError(
                 f"corpus: {path} cannot be read as Parquet: {str(error).splitlines()[0]}"
             ) from None
 
-    def _columns(self) -> list[str]:
-        return [name for name in (self._text_column, self._group_column) if name]
 
-    def _document(self, text: object, group: object, where: str) -> Iterator[Document]:
-        yield from row_document(text, group, where, self._text_column, self.skipped)
+class StdinSource:
+    """Documents of a pipe: JSON lines or text, compressed or not, told by its first bytes.
 
+    The same bytes in a file that is called so make the same corpus.
 
-def row_document(
-    text: object, group: object, where: str, text_column: str, skipped: Counter[str]
-) -> Iterator[Document]:
-    """Yield the document of one row, or nothing where its text is null.
+    Args:
+        config: How it is read, and columns.
+        stream: The pipe; None: stdin.
 
     Raises:
-        ConfigurationError: the column holds no text.
+        ConfigurationError: while reading: as for files; or it is Parquet, which is read from its
+            end.
     """
-    if text is None:
-        skipped["no text"] += 1
-        return
-    if not isinstance(text, str):
-        raise ConfigurationError(
-            f"corpus: {where}: column {text_column!r} holds {type(text).__name__}, not text; "
-            "set corpus.text_column"
+
+    rereadable = False
+
+    def __init__(self, config: CorpusConfig, stream: BinaryIO | None = None) -> None:
+        self.description = "stdin"
+        self.skipped: Counter[str] = Counter()
+        self.size: int | None = None
+        self._stream = stream
+        self._counted: streams.Counted | None = None
+        self._tag = ""
+        self._format = config.format
+        self._reader = Reader(
+            "blank_line" if config.document == "blank_line" else "line",
+            config.text_column,
+            config.group_column,
+            config.undecodable,
+            self.skipped,
         )
-    yield Document(text, None if group is None else str(group))
+
+    @property
+    def done(self) -> int:
+        """Bytes read so far."""
+        return self._counted.count if self._counted is not None else 0
+
+    def fingerprint(self) -> str:
+        """Return what a file of the same bytes has."""
+        assert self._counted is not None, "a pipe has no fingerprint before it was read"
+        assert self._counted.digest is not None
+        return _fingerprint([[f"{self._tag}:{self._counted.digest.hexdigest()}"], []])
+
+    def documents(self) -> Iterator[Document]:
+        """Yield the documents of the pipe."""
+        self._counted = streams.Counted(self._stream or sys.stdin.buffer, hashed=True)
+        raw = streams.decompressed(self._counted, "")
+        compression = streams.compression_by_head(raw.peek(6))
+        stream = streams.decompressed(raw, compression)
+        head = stream.peek(4096)
+        if head.startswith(b"PAR1") or self._format == "parquet":
+            raise ConfigurationError("corpus: Parquet cannot come through stdin: name the file")
+        by_head = "jsonl" if head.lstrip().startswith(b"{") else "text"
+        kind = by_head if self._format == "auto" else self._format
+        self._tag = kind + compression
+        read = self._reader.jsonl if kind == "jsonl" else self._reader.text
+        try:
+            yield from read(stream, "stdin")
+        except (*streams.DAMAGED, OSError) as error:
+            raise ConfigurationError(f"corpus: stdin cannot be read: {error}") from None
+
+    def validation_documents(self) -> Iterator[Document]:
+        """Yield nothing: the split sets documents apart."""
+        return iter(())
 
 
-def _require_columns(have: Sequence[str] | dict[str, object], need: list[str], where: str) -> None:
-    for name in need:
-        if name not in have:
-            key = "text_column" if name == need[0] else "group_column"
-            raise ConfigurationError(
-                f"corpus: {where}: there is no column {name!r}; the columns are "
-                f"{', '.join(have)} (set corpus.{key})"
-            )
-
-
-def _decode(content: bytes, path: Path, offset: int) -> str:
-    try:
-        text = content.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise ConfigurationError(
-            f"corpus: {path} is not UTF-8 at byte {offset + error.start}; convert it, "
-            "or leave it out"
-        ) from None
-    return text.removeprefix("\ufeff") if offset == 0 else text
-
-
-def _content_hash(path: Path) -> str:
-    try:
-        with path.open("rb") as stream:
-            return hashlib.file_digest(stream, "blake2b").hexdigest()
-    except OSError as error:
-        raise ConfigurationError(f"corpus: {path} cannot be read: {error.strerror}") from None
+def _fingerprint(sides: Iterable[list[str]]) -> str:
+    digest = hashlib.blake2b(digest_size=16)
+    for contents in sides:
+        digest.update(json.dumps(sorted(contents)).encode())
+    return digest.hexdigest()
 
 
 def _expand(patterns: Sequence[str]) -> list[Path]:
@@ -231,5 +232,6 @@ def _expand(patterns: Sequence[str]) -> list[Path]:
 
 def _wanted(path: Path, root: Path) -> bool:
     hidden = any(part.startswith(".") for part in path.relative_to(root).parts)
-    known = path.suffix.lower() in _TEXT | _JSONL | _PARQUET
+    inner = path.with_suffix("") if streams.compression_of(path) else path
+    known = inner.suffix.lower() in _TEXT | _JSONL | _PARQUET
     return known and not hidden and path.is_file()

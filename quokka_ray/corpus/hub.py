@@ -1,63 +1,72 @@
 """The `hub` source: a dataset that the `datasets` library can load, streamed row by row."""
 
 import hashlib
+import json
+import os
 import re
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
+from filelock import FileLock
+
+from quokka_ray.atomic import write_text_atomically
 from quokka_ray.corpus.documents import Document
-from quokka_ray.corpus.files import row_document
+from quokka_ray.corpus.readers import Reader
+from quokka_ray.corpus.streams import content_hash
 from quokka_ray.errors import ConfigurationError, MachineError
+from quokka_ray.study.corpus import CorpusConfig
 
 
 class HubSource:
     """Rows of a dataset on the hub, or of a local folder that `datasets` can load.
 
+    A branch or tag, or the newest state, is resolved to its commit, which is what is read, what
+    the fingerprint is made of, and what the card names. Where `HF_HUB_OFFLINE` or
+    `HF_DATASETS_OFFLINE` is set, the commit that was resolved last is taken, and the copy that
+    `datasets` downloaded; a full commit is never looked up.
+
     Args:
-        dataset: Repository id, or a folder.
-        config: Name of the dataset's configuration; None: its only one.
-        split: Which split to read.
-        revision: Branch, tag or commit; None: the newest. A full commit needs no network when
-            the corpus was prepared already.
-        text_column: Column of the text.
-        group_column: Column that keeps rows on one side of the validation split.
+        config: The dataset, its configuration, split, revision and columns.
+        cache: Where resolved commits are remembered.
+
+    Attributes:
+        revision: The commit; None for a local folder, and before the fingerprint is asked for.
 
     Raises:
         ConfigurationError: while reading: no such dataset, configuration, split or column.
         MachineError: while reading: the hub cannot be reached.
     """
 
-    def __init__(
-        self,
-        dataset: str,
-        config: str | None,
-        split: str,
-        revision: str | None,
-        text_column: str,
-        group_column: str | None,
-    ) -> None:
-        self.description = f"{dataset}, split {split}"
+    rereadable = True
+
+    def __init__(self, config: CorpusConfig, cache: Path) -> None:
+        self._dataset = str(config.dataset)
+        self.description = f"{self._dataset}, split {config.split}"
         self.skipped: Counter[str] = Counter()
-        self._dataset = dataset
+        self.size: int | None = None
+        self.done = 0
+        self.revision: str | None = None
         self._config = config
-        self._split = split
-        self._revision = revision
-        self._text_column = text_column
-        self._group_column = group_column
-        self._folder = Path(dataset).expanduser() if Path(dataset).expanduser().is_dir() else None
+        self._memory = cache / ".hub-commits.json"
+        self._columns = {"text_column": config.text_column, "group_column": config.group_column}
+        self._reader = Reader(
+            "file", config.text_column, config.group_column, config.undecodable, self.skipped
+        )
+        folder = Path(self._dataset).expanduser()
+        self._folder = folder if folder.is_dir() else None
 
     def fingerprint(self) -> str:
         """Return a hash of the dataset's commit, or of the local folder's content."""
-        parts = [str(self._config), self._split]
+        parts = [str(self._config.dataset_config), self._config.split]
         if self._folder is not None:
             for path in sorted(self._folder.rglob("*")):
                 if path.is_file():
                     parts.append(path.relative_to(self._folder).as_posix())
-                    with path.open("rb") as stream:
-                        parts.append(hashlib.file_digest(stream, "blake2b").hexdigest())
+                    parts.append(content_hash(path))
         else:
-            parts += [self._dataset, self._commit()]
+            self.revision = self.revision or self._commit()
+            parts += [self._dataset, self.revision]
         return hashlib.blake2b("\0".join(parts).encode(), digest_size=16).hexdigest()
 
     def documents(self) -> Iterator[Document]:
@@ -65,27 +74,26 @@ class HubSource:
         self.skipped.clear()
         import datasets
 
+        if self._folder is None:
+            self.revision = self.revision or self._commit()
         try:
             rows = datasets.load_dataset(
                 str(self._folder or self._dataset),
-                name=self._config,
-                split=self._split,
-                revision=self._revision,
-                streaming=True,
+                name=self._config.dataset_config,
+                split=self._config.split,
+                revision=self.revision,
+                streaming=self._folder is not None or (self._config.streaming and not offline()),
             )
             for number, row in enumerate(rows):
-                where = f"{self._dataset}, row {number}"
-                for key in ("text_column", "group_column"):
-                    column = getattr(self, f"_{key}")
+                for key, column in self._columns.items():
                     if column is not None and column not in row:
                         raise ConfigurationError(
                             f"corpus: {self._dataset}: there is no column {column!r}; the columns "
                             f"are {', '.join(row)} (set corpus.{key})"
                         )
-                group = row[self._group_column] if self._group_column else None
-                yield from row_document(
-                    row[self._text_column], group, where, self._text_column, self.skipped
-                )
+                group = row[self._config.group_column] if self._config.group_column else None
+                where = f"{self._dataset}, row {number}"
+                yield from self._reader.row(row[self._config.text_column], group, where)
         except Exception as error:
             raise self._translated(error) from error
 
@@ -94,14 +102,24 @@ class HubSource:
         return iter(())
 
     def _commit(self) -> str:
-        if self._revision is not None and re.fullmatch(r"[0-9a-f]{40}", self._revision):
-            return self._revision
-        from huggingface_hub import HfApi
+        """Return the commit that the revision means, asked of the hub by one process at a time."""
+        named = self._config.revision
+        if named is not None and re.fullmatch(r"[0-9a-f]{40}", named):
+            return named
+        key = f"{self._dataset}@{named or 'newest'}"
+        self._memory.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{self._memory}.lock", thread_local=False):
+            known = json.loads(self._memory.read_text("utf-8")) if self._memory.exists() else {}
+            if offline() and key in known:
+                return str(known[key])
+            from huggingface_hub import HfApi
 
-        try:
-            return str(HfApi().dataset_info(self._dataset, revision=self._revision).sha)
-        except Exception as error:
-            raise self._translated(error) from error
+            try:
+                found = str(HfApi().dataset_info(self._dataset, revision=named).sha)
+            except Exception as error:
+                raise self._translated(error) from error
+            write_text_atomically(self._memory, json.dumps({**known, key: found}, indent=1))
+        return found
 
     def _translated(self, error: Exception) -> Exception:
         """Return `error` as one of ours: the call's fault, the machine's, or as it is."""
@@ -119,6 +137,12 @@ class HubSource:
                 "name local files instead, or try again with a network"
             )
         return error
+
+
+def offline() -> bool:
+    """Return whether the environment forbids the network, as the hub's libraries read it."""
+    values = (os.environ.get(name, "") for name in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE"))
+    return any(value.upper() in ("1", "ON", "YES", "TRUE") for value in values)
 
 
 # By name: the classes live in several libraries, and which one raises changes between versions.

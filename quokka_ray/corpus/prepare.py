@@ -1,38 +1,42 @@
 """Preparation: documents to a published corpus, once, whole or not at all.
 
-Documents stream through the tokenizer into a spool in the order in which they come; then both
-sides are written in their final order from the memory-mapped spool. Memory holds a batch of
-documents and some 100 bytes a document; the disk holds the tokens twice for a moment.
+Documents stream through the tokenizer into chunks (`chunks.py`), by many processes; once all are
+there, duplicates are dropped and both sides are written in their final order (`assemble.py`).
+What a kill or a full disk leaves are whole chunks, and the next preparation goes on from them.
 """
 
 import contextlib
-import hashlib
 import json
 import os
 import shutil
-import uuid
+import time
 from collections.abc import Callable, Iterator
-from itertools import chain
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
 from quokka_ray.atomic import sync_folder
-from quokka_ray.corpus.documents import Document, Source
-from quokka_ray.corpus.spool import Spool
-from quokka_ray.corpus.store import FORMAT, META, SIDES, TokenCorpus
+from quokka_ray.corpus.bpe import train_tokenizer
+from quokka_ray.corpus.build import build
+from quokka_ray.corpus.documents import Source
+from quokka_ray.corpus.draws import Draws
+from quokka_ray.corpus.sources import address_of, build_source, named_tokenizer
+from quokka_ray.corpus.store import FORMAT, TokenCorpus
 from quokka_ray.corpus.tokenizers import Tokenizer, build_tokenizer
 from quokka_ray.errors import ConfigurationError, MachineError
-from quokka_ray.study.config import CorpusConfig
+from quokka_ray.study.corpus import CorpusConfig
 
 DEFAULT_CACHE = Path("~/.cache/quokka-ray/corpora")
 
-_BATCH_CHARACTERS = 1 << 20
+# What a killed preparation left is kept so long for one that goes on.
+_KEPT_SECONDS = 7 * 24 * 3600
 
 Progress = Callable[[str], None]
 
 
-def prepare(config: CorpusConfig, *, progress: Progress | None = None) -> Path:
+def prepare(
+    config: CorpusConfig, *, progress: Progress | None = None, passing: Progress | None = None
+) -> Path:
     """Return the folder of the prepared corpus, made now unless it is there already.
 
     The folder's name is a hash of the source's content and of every setting that decides the
@@ -42,81 +46,55 @@ def prepare(config: CorpusConfig, *, progress: Progress | None = None) -> Path:
     Args:
         config: The corpus.
         progress: Told a line at a time what goes on.
+        passing: Told where the work stands, a line that replaces the one before.
 
     Raises:
         ConfigurationError: the text cannot be used: nothing there, not UTF-8, a column missing,
             or too few documents to set any apart for validation.
-        MachineError: the cache cannot be written, or the hub cannot be reached.
+        MachineError: the cache cannot be written, or the hub cannot be reached. What is done is
+            kept, and the next call goes on from there.
     """
     say = progress or (lambda line: None)
-    tokenizer = build_tokenizer(config.tokenizer)
-    source = build_source(config)
-    address = _address(config, source, tokenizer)
     cache = (config.cache or DEFAULT_CACHE).expanduser()
+    tokenizer = named_tokenizer(config)
+    source = build_source(config, tokenizer, cache)
+    # A pipe's content is known once it was read: until then its settings name the work.
+    content = source.fingerprint() if source.rereadable else "stdin"
+    address = address_of(config, content, tokenizer, FORMAT)
     target = cache / f"{config.source}-{address}"
-    if _is_whole(target):
+    if source.rereadable and is_whole(target):
         return target
-    with _cache_errors(cache):
-        cache.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(cache / f".{address}.lock", thread_local=False)
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            say("another process is preparing this corpus; waiting for it")
-            lock.acquire()
-    try:
+    with _locked(cache, address, say):
         _sweep(cache, address)
-        if not _is_whole(target):
-            _publish(config, source, tokenizer, address, cache, target, say)
-    finally:
-        lock.release()
+        if source.rereadable and is_whole(target):
+            return target
+        work = cache / f".preparing-{address}"
+        try:
+            with _cache_errors(cache, work):
+                (work / "chunks").mkdir(parents=True, exist_ok=True)
+                os.utime(work)
+                say(f"preparing the corpus: {source.description}")
+                draws = Draws(
+                    config.seed, 0.0 if config.validation_paths else config.validation_fraction
+                )
+                tokenizer = tokenizer or _trained(config, source, draws, work, say)
+                meta = build(config, source, tokenizer, draws, work, passing)
+                if not source.rereadable:
+                    content = source.fingerprint()
+                    address = address_of(config, content, named_tokenizer(config), FORMAT)
+                    target = cache / f"{config.source}-{address}"
+                publish(work / "out", target, {"format": FORMAT, "hash": address, **meta})
+        except ConfigurationError:
+            # No second attempt would end otherwise.
+            shutil.rmtree(work, ignore_errors=True)
+            raise
+        shutil.rmtree(work, ignore_errors=True)
+    say(f"prepared {target}")
     return target
 
 
-def build_source(config: CorpusConfig) -> Source:
-    """Return the source that `config` names. Its reader is imported only now."""
-    if config.source == "python-stdlib":
-        from quokka_ray.corpus.stdlib import StdlibSource
-
-        return StdlibSource()
-    if config.source == "files":
-        from quokka_ray.corpus.files import FilesSource
-
-        return FilesSource(
-            config.paths,
-            config.validation_paths,
-            config.format,
-            config.text_column,
-            config.group_column,
-        )
-    from quokka_ray.corpus.hub import HubSource
-
-    return HubSource(
-        str(config.dataset),
-        config.dataset_config,
-        config.split,
-        config.revision,
-        config.text_column,
-        config.group_column,
-    )
-
-
-def _address(config: CorpusConfig, source: Source, tokenizer: Tokenizer) -> str:
-    parts = {
-        "format": FORMAT,
-        "source": config.source,
-        "content": source.fingerprint(),
-        "text_column": config.text_column,
-        "group_column": config.group_column,
-        "tokenizer": tokenizer.id,
-        "validation_fraction": config.validation_fraction,
-        "seed": config.seed,
-    }
-    text = json.dumps(parts, sort_keys=True)
-    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
-
-
-def _is_whole(target: Path) -> bool:
+def is_whole(target: Path) -> bool:
+    """Return whether a corpus lies in `target`, held against its files' sizes."""
     if not target.exists():
         return False
     try:
@@ -126,115 +104,68 @@ def _is_whole(target: Path) -> bool:
     return True
 
 
-def _publish(
-    config: CorpusConfig,
-    source: Source,
-    tokenizer: Tokenizer,
-    address: str,
-    cache: Path,
-    target: Path,
-    say: Progress,
-) -> None:
-    work = cache / f".preparing-{address}-{uuid.uuid4().hex[:8]}"
-    try:
-        with _cache_errors(cache):
-            work.mkdir()
-            say(f"preparing the corpus: {source.description}")
-            _write(config, source, tokenizer, address, work, say)
-            if target.exists():  # damaged, or it would have been taken as it is
-                target.replace(cache / f".preparing-{address}-damaged")
-            work.replace(target)
-            sync_folder(cache)
-        say(f"prepared {target}")
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
-        shutil.rmtree(cache / f".preparing-{address}-damaged", ignore_errors=True)
+def publish(made: Path, target: Path, meta: dict[str, object]) -> None:
+    """Write `meta` as the corpus's, and move the folder to where it is found.
 
-
-def _write(
-    config: CorpusConfig,
-    source: Source,
-    tokenizer: Tokenizer,
-    address: str,
-    work: Path,
-    say: Progress,
-) -> None:
-    fraction = 0.0 if config.validation_paths else config.validation_fraction
-    with Spool(work, tokenizer, config.seed, fraction) as spool:
-        for batch in _batches(source):
-            spool.add(batch)
-            if spool.batches % 16 == 0:
-                say(f"  {spool.documents:,} documents, {spool.bytes / 1e6:,.0f} MB of text")
-        if not spool.documents:
-            raise ConfigurationError(f"the corpus is empty: no text in {source.description}")
-        meta: dict[str, object] = {
-            "format": FORMAT,
-            "hash": address,
-            "source": source.description,
-            "tokenizer": tokenizer.id,
-            "vocab_size": tokenizer.vocab_size,
-            "validation_fraction": fraction,
-            "seed": config.seed,
-        }
-        sides = spool.sides()
-        for side in SIDES:
-            if not len(sides[side]):
-                raise ConfigurationError(_one_sided(side, spool.documents, config))
-        for side in SIDES:
-            meta.update(spool.write_side(side, sides[side]))
-        meta["bytes_per_token"] = spool.bytes_of(sides["validation"]) / spool.tokens_of(
-            sides["validation"]
-        )
-        meta["duplicates"] = spool.duplicates
-        for reason, count in (source.skipped + spool.skipped).items():
-            meta[f"skipped_{reason.replace(' ', '_')}"] = count
-    tokenizer.save(work)
-    meta["validation_hash"] = _file_hash(work / "validation.bin")
-    meta["files"] = {path.name: path.stat().st_size for path in sorted(work.iterdir())}
-    with (work / META).open("w", encoding="utf-8") as stream:
+    Raises:
+        OSError: the disk is full, or the folders cannot be written; nothing is published.
+    """
+    with (made / "corpus.json").open("w", encoding="utf-8") as stream:
         json.dump(meta, stream, indent=1)
-    for path in work.iterdir():
+    for path in made.iterdir():
         with path.open("rb") as stored:
             os.fsync(stored.fileno())
-    sync_folder(work)
+    sync_folder(made)
+    if is_whole(target):  # a pipe that was read before
+        return
+    if target.exists():  # damaged, or it would have been taken as it is
+        aside = made.parent / "damaged"
+        shutil.rmtree(aside, ignore_errors=True)
+        target.replace(aside)
+    made.replace(target)
+    sync_folder(target.parent)
 
 
-def _one_sided(side: str, documents: int, config: CorpusConfig) -> str:
-    if side == "train":
-        return f"no document is left for training: all {documents:,} fell to validation"
-    return (
-        f"no document fell to validation ({config.validation_fraction:.1%} of {documents:,} were "
-        "asked for): the split is by document, so give more files or rows, raise "
-        "corpus.validation_fraction, or set corpus.validation_paths"
-    )
+def _trained(
+    config: CorpusConfig, source: Source, draws: Draws, work: Path, say: Progress
+) -> Tokenizer:
+    """Return the tokenizer that `config` asks to train; kept for an attempt that goes on."""
+    assert not isinstance(config.tokenizer, str)
+    path = work / "tokenizer.json"
+    if not source.rereadable:
+        raise ConfigurationError(
+            "corpus.tokenizer: a tokenizer cannot be trained on stdin, which is read once: put "
+            "the text into a file, or name a tokenizer"
+        )
+    if not path.exists():
+        say(f"training a tokenizer of {config.tokenizer.vocab_size:,} tokens")
+        draft = path.with_suffix(".draft")
+        draft.write_bytes(train_tokenizer(source, config.tokenizer, draws))
+        draft.replace(path)
+    return build_tokenizer(path)
 
 
-def _batches(source: Source) -> Iterator[list[tuple[Document, bool]]]:
-    """Yield documents by the megabyte, each with whether it is validation by decree."""
-    batch: list[tuple[Document, bool]] = []
-    characters = 0
-    decreed = ((document, True) for document in source.validation_documents())
-    for entry in chain(((document, False) for document in source.documents()), decreed):
-        batch.append(entry)
-        characters += len(entry[0].text)
-        if characters >= _BATCH_CHARACTERS:
-            yield batch
-            batch, characters = [], 0
-    if batch:
-        yield batch
-
-
-def _file_hash(path: Path) -> str:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, lambda: hashlib.blake2b(digest_size=8)).hexdigest()
+@contextlib.contextmanager
+def _locked(cache: Path, address: str, say: Progress) -> Iterator[None]:
+    with _cache_errors(cache, None):
+        cache.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(cache / f".{address}.lock", thread_local=False)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            say("another process is preparing this corpus; waiting for it")
+            lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _sweep(cache: Path, address: str) -> None:
-    """Remove what killed preparations left. Whoever holds a corpus's lock is its only preparer."""
+    """Remove what preparations of other corpora left long ago."""
     for left in cache.glob(".preparing-*"):
         other = left.name.split("-")[1]
-        if other == address:
-            shutil.rmtree(left, ignore_errors=True)
+        if other == address or time.time() - left.stat().st_mtime < _KEPT_SECONDS:
             continue
         lock = FileLock(cache / f".{other}.lock", thread_local=False)
         with contextlib.suppress(Timeout, OSError):
@@ -244,11 +175,18 @@ def _sweep(cache: Path, address: str) -> None:
 
 
 @contextlib.contextmanager
-def _cache_errors(cache: Path) -> Iterator[None]:
+def _cache_errors(cache: Path, work: Path | None) -> Iterator[None]:
     try:
         yield
     except OSError as error:
         reason = error.strerror or str(error)
+        kept = ""
+        if work is not None and work.exists():
+            kept = (
+                f". Nothing was published; what is done is kept in {work}, and the same command "
+                "goes on from there"
+            )
         raise MachineError(
-            f"the corpus cache {cache} cannot be written: {reason}; set corpus.cache"
+            f"the corpus cache {cache} cannot be written: {reason}; make room or set "
+            f"corpus.cache{kept}"
         ) from None

@@ -25,6 +25,8 @@ class StdlibSource:
         MachineError: this interpreter was installed without its sources.
     """
 
+    rereadable = True
+
     def __init__(self) -> None:
         self.description = f"standard library of Python {platform.python_version()}"
         self.skipped: Counter[str] = Counter()
@@ -40,6 +42,9 @@ class StdlibSource:
                 "name other text with --set corpus=PATH"
             )
 
+        self.size: int | None = sum(path.stat().st_size for path in self._files)
+        self.done = 0
+
     def fingerprint(self) -> str:
         """Return a hash of every file's name and content."""
         digest = hashlib.blake2b(digest_size=16)
@@ -51,8 +56,10 @@ class StdlibSource:
     def documents(self) -> Iterator[Document]:
         """Yield each file's text."""
         self.skipped.clear()
+        self.done = 0
         for path in self._files:
             content = path.read_bytes()
+            self.done += len(content)
             try:
                 encoding, _ = tokenize.detect_encoding(io.BytesIO(content).readline)
                 text = content.decode(encoding) if encoding.startswith("utf-8") else None

@@ -1,26 +1,30 @@
 """A prepared corpus on disk: flat token files, memory-mapped, with a document index.
 
-corpus.json                  sizes, identities and the card
-train.bin, validation.bin    tokens, little-endian, documents one after the other
-train.npy, validation.npy    where each document begins; one more entry: the end
-tokenizer.json               the tokenizer, unless it is bytes
+corpus.json                        sizes, hashes, identities and the card
+README.md                          the card for people
+train.bin, validation.bin          tokens, little-endian, documents one after the other
+train.npy, validation.npy          where each document begins; one more entry: the end
+train.hashes, validation.hashes    a 64-bit hash of each document's text, sorted
+tokenizer.json                     the tokenizer, unless it has no file
 """
 
 import json
+import math
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
+from quokka_ray.corpus.assemble import SIDES
+from quokka_ray.corpus.pieces import altered_pieces
 from quokka_ray.corpus.shuffle import seeded
 from quokka_ray.corpus.tokenizers import Tokenizer, load_saved, token_dtype
 from quokka_ray.corpus.windows import WindowOrder
 from quokka_ray.errors import ConfigurationError
 
-FORMAT = 1
+FORMAT = 2
 META = "corpus.json"
-SIDES = ("train", "validation")
 # Keeps the draw of validation windows apart from other draws of the same seed.
 _VALIDATION = 0x76616C
 
@@ -36,7 +40,8 @@ class TokenCorpus:
         train_tokens: Tokens of training, ends of documents counted.
         validation_tokens: Tokens of validation.
         bytes_per_token: UTF-8 bytes over tokens of the validation documents: a loss in nats per
-            token is loss / ln 2 / bytes_per_token in bits per byte.
+            token is loss / ln 2 / bytes_per_token in bits per byte. NaN where the tokenizer is
+            not at hand.
         documents: How many documents each side has.
         validation_hash: Hash of the validation tokens.
         card: All of it and what was skipped, flat, for people.
@@ -51,10 +56,11 @@ class TokenCorpus:
         self.vocab_size: int = meta["vocab_size"]
         self.train_tokens: int = meta["train_tokens"]
         self.validation_tokens: int = meta["validation_tokens"]
-        self.bytes_per_token: float = meta["bytes_per_token"]
+        self.bytes_per_token: float = meta["bytes_per_token"] or math.nan
         self.documents = {side: int(meta[f"{side}_documents"]) for side in SIDES}
         self.validation_hash: str = meta["validation_hash"]
         self.card = {name: value for name, value in meta.items() if name != "files"}
+        self._files: dict[str, Any] = meta["files"]
         dtype = token_dtype(self.vocab_size)
         self.train = np.memmap(path / "train.bin", dtype=dtype, mode="r")
         self.validation = np.memmap(path / "validation.bin", dtype=dtype, mode="r")
@@ -62,6 +68,8 @@ class TokenCorpus:
     @classmethod
     def open(cls, path: str | Path) -> Self:
         """Open a prepared corpus, held against the sizes that it was published with.
+
+        Bytes that were altered in place are found by `verify`.
 
         Raises:
             ConfigurationError: there is none, or it is not whole: it has to be prepared again.
@@ -74,8 +82,8 @@ class TokenCorpus:
                 raise ConfigurationError(
                     f"corpus {path} has format {meta['format']}, not {FORMAT}: {again}"
                 )
-            for name, expected in meta["files"].items():
-                size = (path / name).stat().st_size
+            for name, entry in meta["files"].items():
+                size, expected = (path / name).stat().st_size, entry["bytes"]
                 if size != expected:
                     raise ConfigurationError(
                         f"corpus {path} is damaged: {name} has {size:,} bytes instead of "
@@ -91,6 +99,21 @@ class TokenCorpus:
             raise ConfigurationError(
                 f"corpus {path} is damaged: {META} cannot be read ({error}); {again}"
             ) from None
+
+    def verify(self) -> None:
+        """Read every byte and hold it against the hashes that the corpus was published with.
+
+        Raises:
+            ConfigurationError: a file was altered; it names the file and which of its bytes.
+        """
+        for name, entry in self._files.items():
+            for number in altered_pieces(self.path / name, entry):
+                first = number * entry["piece_bytes"]
+                last = min(first + entry["piece_bytes"], entry["bytes"])
+                raise ConfigurationError(
+                    f"corpus {self.path} is damaged: {name} was altered between bytes {first:,} "
+                    f"and {last:,} (its hash is another); remove the folder and prepare it again"
+                )
 
     def window_order(self, unique_tokens: int, seq_len: int, seed: int) -> WindowOrder:
         """Return the order in which a run reads the first `unique_tokens` training tokens.
@@ -139,4 +162,4 @@ class TokenCorpus:
 
     def tokenizer(self) -> Tokenizer:
         """Return the tokenizer that the corpus was made with."""
-        return load_saved(self.path)
+        return load_saved(self.path, self.tokenizer_id)

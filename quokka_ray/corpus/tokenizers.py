@@ -1,6 +1,7 @@
 """Text to token ids and back: bytes, or any tokenizer of the `tokenizers` library."""
 
 import hashlib
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
@@ -144,11 +145,54 @@ class JsonTokenizer:
         (folder / "tokenizer.json").write_bytes(self._content)
 
 
+class OpaqueTokenizer:
+    """Stands for a tokenizer that made the tokens and is not at hand: its size is all we know.
+
+    Args:
+        vocab_size: Token ids are 0 to vocab_size - 1.
+        end_of_document: The id that ends documents; None: one more than there are.
+    """
+
+    def __init__(self, vocab_size: int, end_of_document: int | None = None) -> None:
+        self.end_of_document = vocab_size if end_of_document is None else end_of_document
+        self.vocab_size = max(vocab_size, self.end_of_document + 1)
+        self.id = f"vocabulary-{self.vocab_size}-{self.end_of_document}"
+
+    def encode(self, text: str) -> Tokens:
+        """Raise: nothing can be tokenized."""
+        raise ConfigurationError(
+            f"text cannot be tokenized: of the corpus's tokenizer ({self.id}) only the size is "
+            "known; prepare the corpus with corpus.tokenizer set to its JSON file"
+        )
+
+    def encode_batch(self, texts: Sequence[str]) -> list[Tokens]:
+        """Raise for any text."""
+        return [self.encode(text) for text in texts]
+
+    def decode(self, ids: Sequence[int] | Tokens) -> str:
+        """Return the ids as numbers, a space between them."""
+        return " ".join(str(int(one)) for one in ids if one != self.end_of_document)
+
+    def save(self, folder: Path) -> None:
+        """Write nothing: the identity says all."""
+
+
+def known_by_identity(identity: str) -> Tokenizer | None:
+    """Return the tokenizer that `identity` describes by itself; None: it has a file."""
+    if identity == ByteTokenizer.id:
+        return ByteTokenizer()
+    opaque = re.fullmatch(r"vocabulary-(\d+)-(\d+)", identity)
+    return OpaqueTokenizer(int(opaque[1]), int(opaque[2])) if opaque else None
+
+
 def text_bytes(tokenizer: Tokenizer, windows: NDArray[np.integer]) -> int:
     """Return the UTF-8 bytes that windows of tokens stand for, [count, seq_len].
 
-    Ends of documents have none. A character that a window's edge cuts counts as one byte.
+    Ends of documents have none. A character that a window's edge cuts counts as one byte. 0 where
+    the tokenizer is not at hand.
     """
+    if isinstance(tokenizer, OpaqueTokenizer):
+        return 0
     if isinstance(tokenizer, ByteTokenizer):
         return int((windows < 256).sum())
     return sum(len(tokenizer.decode(row).replace("\ufffd", "?").encode()) for row in windows)
@@ -165,7 +209,19 @@ def build_tokenizer(name_or_path: str | Path) -> Tokenizer:
     return JsonTokenizer(Path(name_or_path).expanduser())
 
 
-def load_saved(folder: Path) -> Tokenizer:
-    """Return the tokenizer that a prepared corpus was made with."""
-    saved = folder / "tokenizer.json"
-    return build_tokenizer(saved) if saved.exists() else ByteTokenizer()
+def load_saved(folder: Path, identity: str) -> Tokenizer:
+    """Return the tokenizer that a prepared corpus was made with.
+
+    Raises:
+        ConfigurationError: its file is missing, or another tokenizer's.
+    """
+    known = known_by_identity(identity)
+    if known is not None:
+        return known
+    found = build_tokenizer(folder / "tokenizer.json")
+    if found.id != identity:
+        raise ConfigurationError(
+            f"{folder} was made with tokenizer {identity}, and its tokenizer.json is {found.id}: "
+            "the file was changed; prepare the corpus again"
+        )
+    return found

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
+from quokka_ray.study.corpus import CorpusConfig as CorpusConfig
 from quokka_ray.study.diffusion import DiffusionConfig as DiffusionConfig
 from quokka_ray.study.section import Count as Count
 from quokka_ray.study.section import Quantity as Quantity
@@ -28,72 +29,6 @@ class Range(Section):
     def _ordered(self) -> Self:
         if self.low > self.high:
             raise ValueError(f"low ({self.low:g}) is above high ({self.high:g})")
-        return self
-
-
-def corpus_section(text: str) -> dict[str, Any]:
-    """Return the corpus section that one string stands for: a source's name, or where text is."""
-    if text == "python-stdlib":
-        return {"source": text}
-    if text.startswith("hub:"):
-        return {"source": "hub", "dataset": text.removeprefix("hub:")}
-    return {"source": "files", "paths": (text,)}
-
-
-class CorpusConfig(Section):
-    """Where the text comes from, and how it becomes tokens.
-
-    In a study file the section may be a single string: the name of a source
-    (`python-stdlib`), a path or glob (source `files`), or `hub:org/name` (source `hub`).
-    """
-
-    source: Literal["python-stdlib", "files", "hub"] = "python-stdlib"
-    paths: tuple[str, ...] = ()
-    """Files, folders or globs of text, jsonl or parquet (source `files`)."""
-    validation_paths: tuple[str, ...] = ()
-    """Files of validation documents; empty: a fraction of `paths` is set apart by document."""
-    format: Literal["auto", "text", "jsonl", "parquet"] = "auto"
-    text_column: str = "text"
-    group_column: str | None = None
-    """Rows that share this column's value fall on the same side of the validation split."""
-    dataset: str | None = None
-    """Repository id on the hub, or a local folder that `datasets` can load (source `hub`)."""
-    dataset_config: str | None = None
-    split: str = "train"
-    revision: str | None = None
-    tokenizer: str = "bytes"
-    """`bytes`, or the path of a `tokenizers` JSON file."""
-    validation_fraction: float = Field(default=0.02, gt=0, lt=0.5)
-    seed: int = 0
-    cache: Path | None = None
-    """Where prepared corpora are kept; unset: `~/.cache/quokka-ray/corpora`."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _from_string(cls, value: Any) -> Any:
-        return corpus_section(value) if isinstance(value, str) else value
-
-    def absolute(self) -> Self:
-        """Return the section with the paths of local files made absolute, for a later process
-        that stands elsewhere."""
-
-        def rooted(paths: tuple[str, ...]) -> tuple[str, ...]:
-            return tuple(str(Path(path).expanduser().absolute()) for path in paths)
-
-        changes: dict[str, Any] = {
-            "paths": rooted(self.paths),
-            "validation_paths": rooted(self.validation_paths),
-        }
-        if self.tokenizer != "bytes":
-            changes["tokenizer"] = str(Path(self.tokenizer).expanduser().absolute())
-        return self.model_copy(update=changes)
-
-    @model_validator(mode="after")
-    def _source_is_complete(self) -> Self:
-        if self.source == "files" and not self.paths:
-            raise ValueError("source 'files' needs paths, such as paths: ['data/*.parquet']")
-        if self.source == "hub" and not self.dataset:
-            raise ValueError("source 'hub' needs dataset, such as dataset: org/name")
         return self
 
 
@@ -335,6 +270,15 @@ class StudyConfig(Section):
     def _model_fits_the_kernel(self) -> Self:
         # Filled in before anyone sees the section: prices and shapes depend on it.
         self.__dict__["model"] = fit_to_kernel(self.model, self.diffusion)
+        return self
+
+    @model_validator(mode="after")
+    def _corpus_can_be_read_again(self) -> Self:
+        if self.corpus.reads_stdin:
+            raise ValueError(
+                "corpus: a study is resumed, and stdin cannot be read again: run `quokka-ray "
+                "prepare --corpus -` first, and name what it prints as corpus: prepared:PATH"
+            )
         return self
 
     @model_validator(mode="after")

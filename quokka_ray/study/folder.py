@@ -20,7 +20,16 @@ _LOCK = ".driver.lock"
 _STUDY = "study.yaml"
 
 # What a resume may change: none of these decides the result of a run.
-_FREE_ON_RESUME = ("storage", "resources", "budget", "corpus.cache", "training.sharding")
+_FREE_ON_RESUME = (
+    "storage",
+    "resources",
+    "budget",
+    "corpus.cache",
+    "corpus.store",
+    "corpus.workers",
+    "corpus.licence",
+    "training.sharding",
+)
 
 
 class StudyFolder:
@@ -103,8 +112,8 @@ def open_folder(config: StudyConfig, *, resume: bool, overwrite: bool) -> StudyF
 
     Args:
         config: The study; `config.folder` is where it lives.
-        resume: Go on with the study that is there. Only storage, resources, budget, sharding and
-            the corpus cache may differ from it.
+        resume: Go on with the study that is there. Only storage, resources, budget and
+            where the corpus is kept may differ from it.
         overwrite: Delete the study that is there, and nothing that is not one.
 
     Raises:

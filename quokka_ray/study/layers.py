@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 
 from quokka_ray.errors import ConfigurationError
-from quokka_ray.study.config import corpus_section
+from quokka_ray.study.corpus import corpus_section
 
 ENVIRONMENT_PREFIX = "QUOKKA_RAY__"
 
@@ -25,12 +25,18 @@ _CORPUS_SOURCE_KEYS = frozenset(
         "paths",
         "validation_paths",
         "format",
+        "document",
         "text_column",
         "group_column",
         "dataset",
         "dataset_config",
         "split",
         "revision",
+        "streaming",
+        "vocab_size",
+        "end_of_document",
+        "licence",
+        "mixture",
     }
 )
 

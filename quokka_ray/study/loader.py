@@ -16,6 +16,7 @@ from pydantic import BaseModel, ValidationError
 
 from quokka_ray.errors import ConfigurationError
 from quokka_ray.study.config import StudyConfig
+from quokka_ray.study.corpus import CorpusConfig
 from quokka_ray.study.layers import Key, Merged, read_layers
 
 
@@ -41,6 +42,27 @@ def load_study(
         return StudyConfig.model_validate(merged.values)
     except ValidationError as error:
         raise ConfigurationError("\n".join(_explain(error, merged))) from None
+
+
+def load_corpus(
+    sources: Sequence[str | Path],
+    overrides: Sequence[str] = (),
+    environ: Mapping[str, str] | None = None,
+) -> CorpusConfig:
+    """Return the corpus section that the sources describe together, of no study or of one.
+
+    Args and errors are those of `load_study`; other sections are not looked at.
+    """
+    merged = read_layers(sources, overrides, os.environ if environ is None else environ)
+    try:
+        section = {"corpus": merged.values.get("corpus", {})}
+        return _CorpusAlone.model_validate(section).corpus
+    except ValidationError as error:
+        raise ConfigurationError("\n".join(_explain(error, merged))) from None
+
+
+class _CorpusAlone(BaseModel):
+    corpus: CorpusConfig
 
 
 def dump_study(config: StudyConfig) -> str:

@@ -14,7 +14,7 @@ from typing import NamedTuple
 from pydantic import ValidationError
 from safetensors import SafetensorError
 
-from quokka_ray.corpus.tokenizers import ByteTokenizer, JsonTokenizer, Tokenizer
+from quokka_ray.corpus.tokenizers import JsonTokenizer, Tokenizer, known_by_identity
 from quokka_ray.errors import ConfigurationError
 from quokka_ray.model.transformer import DiffusionTransformer, build_model
 from quokka_ray.study.trajectory import TrajectoryConfig
@@ -121,8 +121,9 @@ def _config(checkpoint: Path, places: list[Path]) -> TrajectoryConfig:
 
 
 def _tokenizer(config: TrajectoryConfig, places: list[Path]) -> Tokenizer:
-    if config.tokenizer == ByteTokenizer.id:
-        return ByteTokenizer()
+    known = known_by_identity(config.tokenizer)
+    if known is not None:
+        return known
     found = [place / _TOKENIZER for place in places if (place / _TOKENIZER).is_file()]
     for path in found:
         tokenizer = JsonTokenizer(path)

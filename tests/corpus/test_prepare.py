@@ -1,19 +1,25 @@
 """Preparation: what is published, in which order, and what a kill leaves."""
 
-import itertools
+import errno
+import io
 import json
-import random
+import os
 import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from corpus.making import config, stored, words, write
 
-from quokka_ray.corpus import TokenCorpus, prepare
+from quokka_ray.corpus import TokenCorpus, assemble, build_tokenizer, chunks, prepare
+from quokka_ray.corpus.chunks import Encoder
 from quokka_ray.errors import ConfigurationError, MachineError
 from quokka_ray.study.config import CorpusConfig
+
+BOOKS50 = Path(__file__).parents[2] / "benchmarks" / "books50_tokenizer.json"
 
 PREPARE = """
 import sys
@@ -23,50 +29,8 @@ from quokka_ray.study.config import CorpusConfig
 config = CorpusConfig.model_validate_json(sys.argv[1])
 def say(line):
     print(line, flush=True)
-print(prepare(config, progress=say), flush=True)
+print(prepare(config, progress=say, passing=say), flush=True)
 """
-
-
-def words(count: int, seed: int = 0) -> list[str]:
-    """Return `count` documents of random words."""
-    rng = random.Random(seed)
-    return [
-        f"document {index} " + " ".join(rng.choices(["alpha", "beta", "gamma"], k=40))
-        for index in range(count)
-    ]
-
-
-def write(path: Path, documents: list[str], **columns: list[object]) -> Path:
-    rows = [
-        {"text": text, **{name: values[index] for name, values in columns.items()}}
-        for index, text in enumerate(documents)
-    ]
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return path
-
-
-def config(tmp_path: Path, *paths: Path, **keys: object) -> CorpusConfig:
-    return CorpusConfig.model_validate(
-        {
-            "source": "files",
-            "paths": [str(path) for path in paths],
-            "cache": tmp_path / "cache",
-            "validation_fraction": 0.2,
-            **keys,
-        }
-    )
-
-
-def stored(corpus: TokenCorpus, side: str) -> list[str]:
-    """Return one side's documents as text, in their order."""
-    tokens = getattr(corpus, side)
-    offsets = corpus.document_offsets(side)
-    tokenizer = corpus.tokenizer()
-    for end in offsets[1:]:
-        assert tokens[end - 1] == tokenizer.end_of_document
-    return [
-        tokenizer.decode(tokens[start : end - 1]) for start, end in itertools.pairwise(offsets)
-    ]
 
 
 def published(cache: Path) -> list[str]:
@@ -106,18 +70,6 @@ def test_another_seed_is_another_order_and_split(tmp_path: Path) -> None:
     )
     assert first.hash != second.hash
     assert set(stored(first, "validation")) != set(stored(second, "validation"))
-
-
-def test_equal_documents_fall_on_the_same_side(tmp_path: Path) -> None:
-    corpus = TokenCorpus.open(
-        prepare(config(tmp_path, write(tmp_path / "a.jsonl", words(200) * 3)))
-    )
-    train, validation = stored(corpus, "train"), stored(corpus, "validation")
-    assert not set(train) & set(validation)
-    assert len(train) + len(validation) == 600
-    assert corpus.card["duplicates"] == 400
-    together = sum(a == b for a, b in itertools.pairwise(train))
-    assert together < 20
 
 
 def test_a_group_stays_on_one_side(tmp_path: Path) -> None:
@@ -179,6 +131,165 @@ def test_a_cache_that_cannot_be_written_is_a_fault_of_the_machine(tmp_path: Path
         prepare(made)
 
 
+def bytes_of(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_the_number_of_processes_changes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(chunks, "CHUNK_CHARACTERS", 10_000)
+    path = write(tmp_path / "a.jsonl", words(400))
+    alone = prepare(config(tmp_path, path, workers=1, cache=tmp_path / "one"))
+    monkeypatch.setattr(assemble, "_BLOCK_TOKENS", 3000)
+    many = prepare(config(tmp_path, path, workers=3, cache=tmp_path / "three"))
+    assert bytes_of(alone) == bytes_of(many)
+
+
+def test_a_preparation_that_goes_on_makes_only_what_is_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(chunks, "CHUNK_CHARACTERS", 10_000)
+    made = config(tmp_path, write(tmp_path / "a.jsonl", words(400)), workers=1)
+    straight = bytes_of(prepare(made.model_copy(update={"cache": tmp_path / "straight"})))
+    encode, encoded = Encoder.encode, []
+
+    def interrupted(self: Encoder, chunk: chunks.Chunk) -> dict[str, object]:
+        if len(encoded) == 4:
+            raise KeyboardInterrupt
+        encoded.append(chunk.number)
+        return encode(self, chunk)
+
+    monkeypatch.setattr(Encoder, "encode", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        prepare(made)
+    (left,) = published(tmp_path / "cache")
+    # What a power cut can leave: a note whose tokens did not reach the disk.
+    (tmp_path / "cache" / left / "chunks" / "000001.bin").write_bytes(b"short")
+    encoded.clear()
+    monkeypatch.setattr(Encoder, "encode", lambda s, c: encoded.append(c.number) or encode(s, c))
+    assert bytes_of(prepare(made)) == straight
+    assert encoded[:2] == [1, 4]
+    assert 0 not in encoded
+    assert published(tmp_path / "cache") == [prepare(made).name]
+
+
+def test_a_pipe_that_is_sent_again_goes_on_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(chunks, "CHUNK_CHARACTERS", 5_000)
+    path = write(tmp_path / "a.jsonl", words(200))
+    piped = config(tmp_path, Path("-"), workers=1)
+    content = path.read_bytes()
+    encode, encoded = Encoder.encode, []
+    monkeypatch.setattr(Encoder, "encode", lambda s, c: encoded.append(c.number) or encode(s, c))
+
+    def send(stream: io.BufferedIOBase) -> Path:
+        monkeypatch.setattr("sys.stdin", SimpleNamespace(buffer=stream))
+        return prepare(piped)
+
+    class Cut(io.BytesIO):
+        def read(self, size: int | None = -1) -> bytes:
+            if self.tell() > 30_000:
+                raise KeyboardInterrupt
+            return super().read(4096)
+
+    with pytest.raises(KeyboardInterrupt):
+        send(Cut(content))
+    before = len(encoded)
+    assert before > 2
+    folder = send(io.BytesIO(content))
+    assert len(encoded) == len(set(encoded))
+    # The same as the file's, under the same address.
+    assert prepare(config(tmp_path, path)) == folder
+    # Another text through the same pipe takes nothing over.
+    other = send(io.BytesIO(write(tmp_path / "b.jsonl", words(200, seed=1)).read_bytes()))
+    assert other != folder
+    named = prepare(config(tmp_path, tmp_path / "b.jsonl", cache=tmp_path / "d"))
+    said = {"README.md", "corpus.json"}  # where the text came from
+    first, second = bytes_of(other), bytes_of(named)
+    assert {name for name in first if first[name] != second[name]} == said
+
+
+@pytest.mark.parametrize("where", ["chunks", "train.bin", "corpus.json"])
+def test_a_full_disk_publishes_nothing_and_loses_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    monkeypatch.setattr(chunks, "CHUNK_CHARACTERS", 10_000)
+    made = config(tmp_path, write(tmp_path / "a.jsonl", words(300)), workers=1)
+    opened = Path.open
+
+    class Full:
+        """A file on a disk that has no room left."""
+
+        def __init__(self, path: Path) -> None:
+            self.path = path
+
+        def write(self, content: object) -> int:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.path))
+
+        def close(self) -> None: ...
+
+        def __enter__(self) -> "Full":
+            return self
+
+        def __exit__(self, *error: object) -> None: ...
+
+    def filling(self: Path, mode: str = "r", *args: object, **keys: object) -> object:
+        late = "000003" in self.name if where == "chunks" else self.name == where
+        if late and "w" in mode:
+            opened(self, "wb").close()
+            return Full(self)
+        return opened(self, mode, *args, **keys)
+
+    monkeypatch.setattr(Path, "open", filling)
+    with pytest.raises(MachineError, match=r"No space left.*make room.*goes on from there"):
+        prepare(made)
+    (left,) = published(tmp_path / "cache")
+    assert left.startswith(".preparing-")
+    monkeypatch.setattr(Path, "open", opened)
+    corpus = TokenCorpus.open(prepare(made))
+    corpus.verify()
+    assert sum(corpus.documents.values()) == 300
+
+
+@pytest.mark.parametrize("name", ["train.bin", "validation.npy", "train.hashes", "README.md"])
+def test_a_byte_that_was_altered_on_disk_is_found(tmp_path: Path, name: str) -> None:
+    path = prepare(config(tmp_path, write(tmp_path / "a.jsonl", words(50))))
+    corpus = TokenCorpus.open(path)
+    corpus.verify()
+    content = bytearray((path / name).read_bytes())
+    content[len(content) // 2] ^= 1
+    (path / name).write_bytes(content)
+    with pytest.raises(ConfigurationError, match=rf"{name} was altered between bytes 0 and .*"):
+        TokenCorpus.open(path).verify()
+
+
+def test_another_tokenizer_than_the_corpus_was_made_with_is_refused(tmp_path: Path) -> None:
+    text = write(tmp_path / "a.jsonl", words(50))
+    path = prepare(config(tmp_path, text, tokenizer=str(BOOKS50)))
+    assert TokenCorpus.open(path).tokenizer().id == build_tokenizer(BOOKS50).id
+    content = json.loads((path / "tokenizer.json").read_text())
+    content["normalizer"] = None
+    (path / "tokenizer.json").write_text(json.dumps(content).ljust(BOOKS50.stat().st_size))
+    with pytest.raises(ConfigurationError, match=r"was made with tokenizer .*prepare the corpus"):
+        TokenCorpus.open(path).tokenizer()
+
+
+def test_the_card_says_what_is_in_the_corpus(tmp_path: Path) -> None:
+    documents = ["", *words(80), *words(3)]
+    text = write(tmp_path / "a.jsonl", documents)
+    corpus = TokenCorpus.open(prepare(config(tmp_path, text, licence="CC0-1.0")))
+    card = corpus.card
+    assert card["licence"] == "CC0-1.0"
+    assert (card["duplicates"], card["skipped_empty"]) == (3, 1)
+    assert card["train_documents"] + card["validation_documents"] == 80
+    assert card["samples"][0] in stored(corpus, "train")[0]
+    page = (corpus.path / "README.md").read_text()
+    for said in ("| Licence | CC0-1.0 |", "| Duplicates dropped | 3 |", card["samples"][1]):
+        assert said in page
+
+
 def _start(made: CorpusConfig) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, "-c", PREPARE, made.model_dump_json()],
@@ -187,9 +298,15 @@ def _start(made: CorpusConfig) -> subprocess.Popen[str]:
     )
 
 
-def test_a_kill_publishes_nothing_and_the_next_preparation_succeeds(tmp_path: Path) -> None:
-    big = write(tmp_path / "a.jsonl", [text * 80 for text in words(1500)])
-    made = config(tmp_path, big)
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_kill_publishes_nothing_and_the_next_preparation_makes_the_same_bytes(
+    tmp_path: Path, workers: int
+) -> None:
+    rows = [text * 150 for text in words(1500)]
+    made = config(
+        tmp_path, write(tmp_path / "a.jsonl", rows), workers=workers, near_duplicates=0.9
+    )
     process = _start(made)
     assert process.stdout is not None
     # Its second line comes from the middle of the text.
@@ -197,15 +314,27 @@ def test_a_kill_publishes_nothing_and_the_next_preparation_succeeds(tmp_path: Pa
     process.send_signal(signal.SIGKILL)
     process.communicate()
     assert "documents" in lines[1]
-    left = published(tmp_path / "cache")
-    assert len(left) == 1
-    assert left[0].startswith(".preparing-")
-    # Preparing any corpus clears away what was left, not only the same one.
+    (left,) = published(tmp_path / "cache")
+    assert left.startswith(".preparing-")
+    kept = list((tmp_path / "cache" / left / "chunks").glob("*.json"))
+    assert kept
+    stamps = {path: path.stat().st_mtime_ns for path in kept[:1]}
+    # Preparing another corpus leaves it alone, for a week.
     other = prepare(config(tmp_path, write(tmp_path / "b.jsonl", words(50))))
-    assert published(tmp_path / "cache") == [other.name]
+    assert {path: path.stat().st_mtime_ns for path in stamps} == stamps
     path = prepare(made)
-    assert TokenCorpus.open(path).documents["train"] > 1000
     assert sorted(published(tmp_path / "cache")) == sorted([other.name, path.name])
+    straight = prepare(made.model_copy(update={"cache": tmp_path / "straight"}))
+    assert bytes_of(path) == bytes_of(straight)
+
+
+def test_what_was_left_a_week_ago_is_cleared_away(tmp_path: Path) -> None:
+    old = tmp_path / "cache" / ".preparing-0123456789abcdef"
+    old.mkdir(parents=True)
+    (old / "out").write_text("")
+    os.utime(old, (0, 0))
+    path = prepare(config(tmp_path, write(tmp_path / "b.jsonl", words(50))))
+    assert published(tmp_path / "cache") == [path.name]
 
 
 def test_two_at_once_publish_one_corpus(tmp_path: Path) -> None:

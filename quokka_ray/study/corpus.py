@@ -1,0 +1,218 @@
+"""The corpus section of a study file: where text comes from, and how it becomes tokens."""
+
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, model_validator
+
+from quokka_ray.study.section import Count, Section
+
+_STDIN = "-"
+# What the parts of a mixture take over from its section where they say nothing themselves.
+_SHARED = ("tokenizer", "validation_fraction", "seed", "cache", "store", "workers")
+
+
+def corpus_section(text: str) -> dict[str, Any]:
+    """Return the corpus section that one string stands for: a source's name, or where text is."""
+    if text == "python-stdlib":
+        return {"source": text}
+    if text.startswith("hub:"):
+        return {"source": "hub", "dataset": text.removeprefix("hub:")}
+    for source in ("megatron", "prepared"):
+        if text.startswith(f"{source}:"):
+            return {"source": source, "paths": (text.removeprefix(f"{source}:"),)}
+    return {"source": "files", "paths": (text,)}
+
+
+class TokenizerTraining(Section):
+    """A tokenizer that the preparation trains on the corpus itself.
+
+    It is trained on training documents only, chosen by a hash of their content: the same text
+    gives the same tokenizer, byte for byte, whatever files it stands in and whatever the number
+    of processes.
+    """
+
+    train: Literal["bpe"]
+    """Byte-level byte pair encoding, with `<|endoftext|>` as its only special token."""
+    vocab_size: Annotated[Count, Field(ge=257, le=2**31)] = 32_768
+    documents: Annotated[Count, Field(ge=1)] = 20_000
+    """At most so many documents."""
+    characters: Annotated[Count, Field(ge=1)] = 64_000_000
+    """At most so much of their text."""
+
+
+class CorpusConfig(Section):
+    """Where the text comes from, and how it becomes tokens.
+
+    In a study file the section may be a single string: the name of a source
+    (`python-stdlib`), a path or glob (source `files`), `hub:org/name` (source `hub`),
+    `megatron:PREFIX` or `prepared:FOLDER`.
+    """
+
+    source: Literal["python-stdlib", "files", "hub", "megatron", "prepared", "mixture"] = (
+        "python-stdlib"
+    )
+    paths: tuple[str, ...] = ()
+    """Source `files`: files, folders or globs of text, jsonl or parquet, also compressed (.gz,
+    .bz2, .xz, .zst), or `-` for stdin. Source `megatron`: prefixes of .bin and .idx. Source
+    `prepared`: the folder of a prepared corpus, or its address on an object store."""
+    validation_paths: tuple[str, ...] = ()
+    """Files of validation documents; empty: a fraction of `paths` is set apart by document."""
+    format: Literal["auto", "text", "jsonl", "parquet"] = "auto"
+    document: Literal["file", "line", "blank_line"] = "file"
+    """What one document of a text file is: the file, each line, or what stands between blank
+    lines. Stdin, which may be endless, is read by lines unless `blank_line` is asked for."""
+    undecodable: Literal["error", "skip"] = "error"
+    """What happens to a document that is not UTF-8: an error that says where, or it is left out
+    and counted."""
+    text_column: str = "text"
+    group_column: str | None = None
+    """Rows that share this column's value fall on the same side of the validation split."""
+    dataset: str | None = None
+    """Repository id on the hub, or a local folder that `datasets` can load (source `hub`)."""
+    dataset_config: str | None = None
+    split: str = "train"
+    revision: str | None = None
+    """Branch, tag or commit; unset: the newest, whose commit the card names."""
+    streaming: bool = True
+    """Read rows from the hub as they are needed; false: download the dataset first, which a
+    preparation that goes on after a kill does not repeat. Offline, the download is used."""
+    tokenizer: str | TokenizerTraining = "bytes"
+    """`bytes`, the path of a `tokenizers` JSON file, or what to train here, such as
+    `{train: bpe, vocab_size: 32k}`. Source `megatron`: what the tokens were made with."""
+    vocab_size: Annotated[Count, Field(ge=2)] | None = None
+    """Of tokens whose tokenizer is not at hand (source `megatron`)."""
+    end_of_document: int | None = Field(default=None, ge=0)
+    """The token that ends documents, where `vocab_size` stands for the tokenizer; unset: one more
+    than there are."""
+    near_duplicates: float | None = Field(default=None, gt=0, lt=1)
+    """Drop documents whose sets of five-word shingles have at least this Jaccard similarity to
+    one that is kept, such as .8; unset: exact duplicates only."""
+    validation_fraction: float = Field(default=0.02, gt=0, lt=0.5)
+    seed: int = 0
+    licence: str | None = None
+    """Written on the corpus's card."""
+    mixture: tuple["MixturePart", ...] = ()
+    """Corpora that are read together, each with its weight. Parts take over what this section
+    says of the tokenizer, the split and the cache."""
+    cache: Path | None = None
+    """Where prepared corpora are kept; unset: `~/.cache/quokka-ray/corpora`."""
+    store: str | None = None
+    """Where machines share prepared corpora, such as s3://bucket/corpora: looked into before
+    preparing, written to afterwards, and where a node that lacks a corpus fetches it, once."""
+    workers: Literal["auto"] | Annotated[int, Field(ge=1)] = "auto"
+    """Processes that tokenize; `auto`: one for each core."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_string(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            return corpus_section(value)
+        if isinstance(value, dict) and value.get("mixture") and "source" not in value:
+            return {**value, "source": "mixture"}
+        return value
+
+    def absolute(self) -> Self:
+        """Return the section with the paths of local files made absolute, for a later process
+        that stands elsewhere."""
+
+        def rooted(path: str) -> str:
+            if path == _STDIN or is_address(path):
+                return path
+            return str(Path(path).expanduser().absolute())
+
+        changes: dict[str, Any] = {
+            "paths": tuple(map(rooted, self.paths)),
+            "validation_paths": tuple(map(rooted, self.validation_paths)),
+            "mixture": tuple(part.absolute() for part in self.mixture),
+        }
+        if self.tokenizer != "bytes" and isinstance(self.tokenizer, str):
+            changes["tokenizer"] = rooted(self.tokenizer)
+        if self.store is not None:
+            changes["store"] = rooted(self.store)
+        return self.model_copy(update=changes)
+
+    @property
+    def parts(self) -> tuple["MixturePart", ...]:
+        """The parts of the mixture, with what they take over from this section."""
+        return tuple(
+            part.model_copy(
+                update={
+                    name: getattr(self, name)
+                    for name in _SHARED
+                    if name not in part.model_fields_set
+                }
+            )
+            for part in self.mixture
+        )
+
+    @property
+    def reads_stdin(self) -> bool:
+        """Whether the text comes from a pipe, which cannot be read twice."""
+        return _STDIN in (*self.paths, *(path for part in self.mixture for path in part.paths))
+
+    @model_validator(mode="after")
+    def _source_is_complete(self) -> Self:
+        if self.source == "files" and not self.paths:
+            raise ValueError("source 'files' needs paths, such as paths: ['data/*.parquet']")
+        if self.source == "hub" and not self.dataset:
+            raise ValueError("source 'hub' needs dataset, such as dataset: org/name")
+        if self.source == "megatron":
+            if not self.paths:
+                raise ValueError(
+                    "source 'megatron' needs paths, such as paths: [data/text_document]"
+                )
+            if (self.tokenizer == "bytes") == (self.vocab_size is None):
+                raise ValueError(
+                    "source 'megatron' holds tokens already: say which tokenizer made them, by "
+                    "tokenizer (its JSON file) or by vocab_size alone"
+                )
+            if not isinstance(self.tokenizer, str):
+                raise ValueError("source 'megatron' holds tokens already: nothing can be trained")
+        elif self.vocab_size is not None or self.end_of_document is not None:
+            raise ValueError("vocab_size and end_of_document are for source 'megatron'")
+        if self.source == "prepared" and len(self.paths) != 1:
+            raise ValueError("source 'prepared' needs one path: the folder of a prepared corpus")
+        if self.reads_stdin and (len(self.paths) > 1 or self.validation_paths):
+            raise ValueError("stdin (`-`) cannot be read together with files")
+        return self
+
+    @model_validator(mode="after")
+    def _mixture_is_complete(self) -> Self:
+        if (self.source == "mixture") != bool(self.mixture):
+            raise ValueError("source 'mixture' needs mixture, and no other source can have one")
+        for part in self.mixture:
+            if part.mixture:
+                raise ValueError(
+                    "a part of a mixture cannot be a mixture: list all parts side by side"
+                )
+            if isinstance(part.tokenizer, TokenizerTraining):
+                raise ValueError(
+                    "parts of a mixture share one tokenizer: train it on a corpus of its own, and "
+                    "name its tokenizer.json"
+                )
+        if self.mixture and isinstance(self.tokenizer, TokenizerTraining):
+            raise ValueError(
+                "a mixture cannot train a tokenizer: train it on a corpus of its own "
+                "(quokka-ray prepare --train-tokenizer), and name its tokenizer.json"
+            )
+        return self
+
+
+class MixturePart(CorpusConfig):
+    """One corpus of a mixture."""
+
+    weight: float = Field(gt=0)
+    """Its share of the tokens that are read, over the sum of all weights."""
+    validation_weight: float | None = Field(default=None, ge=0)
+    """Its share of the validation tokens; unset: `weight`. Say it where weights are varied, so
+    that losses stay comparable."""
+
+
+CorpusConfig.model_rebuild()
+
+
+def is_address(path: str) -> bool:
+    """Return whether `path` names a file system beside the local one, as s3://bucket/x does."""
+    return re.match(r"^[A-Za-z][A-Za-z0-9+.-]+://", path) is not None
