@@ -6,8 +6,13 @@ that the rest of the budget pays for.
 
 import numpy as np
 
+from analysis.errors import ReplayError
+from analysis.fitting.result import Fit
 from analysis.laws.base import FloatArray, Points
 from analysis.replay import Design, Purchases
+from analysis.steering.choosing import Account, Market, choose
+from analysis.steering.places import Trajectories
+from analysis.steering.posterior import Observed
 
 START_SHARE = 0.05
 """Of the budget, spent to fill the space before any law is trusted."""
@@ -57,8 +62,7 @@ def v_optimal(purchases: Purchases, rng: np.random.Generator, exponent: float = 
     if isinstance(ready, int):
         return ready
     open_, cost = ready
-    fit = purchases.fit
-    assert fit is not None
+    fit = _fit(purchases)
     menu = purchases.world.menu.iloc[open_]
     runs = Points.of(menu["params"], menu["tokens"])
     wanted = Points.of(purchases.world.wanted["params"], purchases.world.wanted["tokens"])
@@ -74,12 +78,36 @@ def d_optimal(purchases: Purchases, rng: np.random.Generator) -> int:
     if isinstance(ready, int):
         return ready
     open_, cost = ready
-    fit = purchases.fit
-    assert fit is not None
+    fit = _fit(purchases)
     menu = purchases.world.menu.iloc[open_]
     f = fit.law.gradient(fit.theta, Points.of(menu["params"], menu["tokens"]))
     variance = np.einsum("kp,pq,kq->k", f, fit.covariance, f)
     return int(open_[np.argmax(np.log1p(variance / fit.sigma**2) / cost)])
+
+
+def steered(purchases: Purchases, rng: np.random.Generator) -> int:
+    """The run that cuts what is wanted most for its cost, under a mixture of laws.
+
+    `analysis.steering`: what a search uses. Its choice rests on its own belief, whatever the
+    estimator is.
+    """
+    memory, menu = purchases.memory, purchases.world.menu
+    if "market" not in memory:
+        runs = Trajectories.of(menu["params"], menu["tokens"], menu["cost"])
+        memory |= {"market": Market.of(runs, purchases.world.goal), "belief": None}
+    market: Market = memory["market"]
+    bought = np.array(purchases.bought, dtype=np.intp)
+    if bought.size:
+        runs = market.candidates.take(bought)
+        losses = np.log(np.array(purchases.losses))
+        observed = Observed(runs.points, losses, np.arange(bought.size))
+        memory["belief"] = market.believe(observed, memory["belief"])
+    open_ = np.zeros(len(menu), dtype=bool)
+    open_[purchases.affordable] = True
+    account = Account(purchases.budget, purchases.spent, tuple(purchases.bought), (), open_)
+    choice = choose(market, memory["belief"], account, rng)
+    assert choice is not None
+    return choice.index
 
 
 def isoflop(purchases: Purchases, rng: np.random.Generator) -> int:
@@ -98,6 +126,16 @@ def isoflop(purchases: Purchases, rng: np.random.Generator) -> int:
     size = np.log(menu["params"].to_numpy()[near])
     wanted = size.min() + (number % 7) / 6.0 * np.ptp(size)
     return int(near[np.argmin(np.abs(size - wanted))])
+
+
+def _fit(purchases: Purchases) -> Fit:
+    fit = purchases.fit
+    if not isinstance(fit, Fit):
+        raise ReplayError(
+            "this design scores runs by one law; take an estimator that fits one: calibrated or "
+            "five_parameters"
+        )
+    return fit
 
 
 def _places(purchases: Purchases) -> FloatArray:
@@ -123,4 +161,5 @@ DESIGNS: dict[str, Design] = {
     "v_optimal": v_optimal,
     "d_optimal": d_optimal,
     "isoflop": isoflop,
+    "steered": steered,
 }

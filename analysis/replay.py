@@ -17,10 +17,15 @@ import pandas as pd
 from analysis.errors import AnalysisError, ReplayError
 from analysis.fitting.fit import fit_law
 from analysis.fitting.result import Fit
-from analysis.laws.base import FloatArray
+from analysis.laws.base import FloatArray, Points
+from analysis.steering.estimate import Mixture, mixture
+from analysis.steering.goals import Goal, Losses, Optimum
 from analysis.uncertainty import interval_scores
 
-Estimator = Callable[[pd.DataFrame], Fit]
+Judged = Fit | Mixture
+"""What predicts losses and optima."""
+
+Estimator = Callable[[pd.DataFrame], Judged]
 """Maps bought runs to a law; raises `AnalysisError` while they are too few."""
 
 
@@ -31,6 +36,7 @@ class World(Protocol):
         menu: columns `params`, `tokens` and `cost`, one row a run, numbered from 0.
         repeats: whether a run may be bought again, for another draw of its noise.
         wanted: where the law will be judged, columns `params` and `tokens`: known to designs.
+        goal: the same for designs that ask for it as numbers with gradients.
     """
 
     @property
@@ -42,10 +48,13 @@ class World(Protocol):
     @property
     def wanted(self) -> pd.DataFrame: ...
 
+    @property
+    def goal(self) -> Goal: ...
+
     def buy(self, run: int, rng: np.random.Generator) -> float:
         """Return the loss of a run of the menu."""
 
-    def score(self, fit: Fit) -> dict[str, float]:
+    def score(self, fit: Judged) -> dict[str, float]:
         """Return how good a law is; smaller is better, but for `coverage` and `r2`."""
 
 
@@ -59,6 +68,7 @@ class Purchases:
         estimator: how a law will be made of them.
         bought: numbers of the runs in the order of purchase.
         losses: what they said.
+        memory: what a design keeps between its choices.
     """
 
     world: World
@@ -66,6 +76,7 @@ class Purchases:
     estimator: Estimator
     bought: list[int] = field(default_factory=list)
     losses: list[float] = field(default_factory=list)
+    memory: dict[str, Any] = field(default_factory=dict)
 
     @property
     def runs(self) -> pd.DataFrame:
@@ -88,16 +99,16 @@ class Purchases:
         return np.flatnonzero(open_)
 
     @cached_property
-    def _fits(self) -> dict[int, Fit | None]:
+    def _fits(self) -> dict[int, Judged | None]:
         return {}
 
     @property
-    def fit(self) -> Fit | None:
+    def fit(self) -> Judged | None:
         """The law of what was bought so far; None while there is too little for one."""
         count = len(self.bought)
         if count not in self._fits:
             try:
-                found: Fit | None = self.estimator(self.runs)
+                found: Judged | None = self.estimator(self.runs)
             except AnalysisError:
                 found = None
             self._fits.clear()
@@ -133,12 +144,17 @@ class TableWorld:
         losses = (table["loss"].to_numpy(dtype=np.float64) for table in (pool, held_out))
         return cls(menu, held_out[columns].reset_index(drop=True), *losses)
 
+    @property
+    def goal(self) -> Goal:
+        """Losses of the wanted runs."""
+        return Losses(Points.of(self.wanted["params"], self.wanted["tokens"]))
+
     def buy(self, run: int, rng: np.random.Generator) -> float:
         """Return the recorded loss."""
         del rng
         return float(self.recorded[run])
 
-    def score(self, fit: Fit) -> dict[str, float]:
+    def score(self, fit: Judged) -> dict[str, float]:
         """Return `interval_scores`, and R^2 of the loss clipped to [-1, 1]."""
         found = fit.predict(self.wanted["params"], self.wanted["tokens"], noise=True)
         loss = self.truth
@@ -182,13 +198,18 @@ class SurfaceWorld:
         params = middle * np.geomspace(0.25, 4.0, 5)
         return pd.DataFrame({"params": params, "tokens": self.target / 6.0 / params})
 
+    @property
+    def goal(self) -> Goal:
+        """The optimum at the target."""
+        return Optimum(self.target)
+
     def buy(self, run: int, rng: np.random.Generator) -> float:
         """Return a noisy loss."""
         row = self.menu.iloc[run]
         there = (np.log(np.array([row["params"]])), np.log(np.array([row["tokens"]])))
         return float(np.exp(self.log_loss(*there)[0] + self.sigma * rng.standard_normal()))
 
-    def score(self, fit: Fit) -> dict[str, float]:
+    def score(self, fit: Judged) -> dict[str, float]:
         """Return the errors of ln N_opt and ln L_opt, and whether their intervals cover."""
         params, loss = self._optimum
         best = fit.optimum(self.target)
@@ -213,7 +234,11 @@ def five_parameters(runs: pd.DataFrame) -> Fit:
     return fit_law(runs, law="chinchilla", discrepancy="none", priors="weak", bootstrap=20)
 
 
-ESTIMATORS: dict[str, Estimator] = {"calibrated": calibrated, "five_parameters": five_parameters}
+ESTIMATORS: dict[str, Estimator] = {
+    "calibrated": calibrated,
+    "five_parameters": five_parameters,
+    "mixture": mixture,
+}
 
 
 def replay(

@@ -14,14 +14,18 @@ def add_verbs(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]")
     verb = subparsers.add_parser("replay", help="what designs would have learnt from a run table")
     verb.add_argument("runs", nargs="+", type=Path, metavar="RUNS", help="CSV or Parquet")
     verb.add_argument(
-        "--design", default="random,v_optimal", help="names, or all (default: %(default)s)"
+        "--design", default="random,steered", help="names, or all (default: %(default)s)"
     )
     verb.add_argument(
         "--budget",
         default="1%,5%,10%,100%",
         help="FLOPs, or shares of what all runs cost (default: %(default)s)",
     )
-    verb.add_argument("--estimator", default="calibrated", help="calibrated or five_parameters")
+    verb.add_argument(
+        "--estimator",
+        default="calibrated",
+        help="calibrated, five_parameters or mixture",
+    )
     verb.add_argument(
         "--hold-out",
         type=quantity,

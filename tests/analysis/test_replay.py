@@ -18,6 +18,7 @@ from analysis.replay import (
     replay,
     replay_many,
 )
+from analysis.steering.estimate import mixture
 
 
 @pytest.fixture(scope="module")
@@ -49,6 +50,42 @@ def test_each_design_spends_its_budget_and_no_run_twice(world, name):
     assert row["spent"] <= budget
     left = world.menu["cost"].drop(seen)
     assert row["spent"] + left.min() > budget
+
+
+class Poisoned:
+    """Recorded losses that raise unless the run was paid for."""
+
+    def __init__(self, values: np.ndarray) -> None:
+        self.values, self.paid = values, set()
+
+    def __getitem__(self, run: int) -> float:
+        if run not in self.paid:
+            raise AssertionError(f"the loss of run {run} was read before it was bought")
+        return self.values[run]
+
+    def __array__(self, *_: object, **__: object) -> np.ndarray:
+        raise AssertionError("all losses were read at once")
+
+
+@pytest.mark.parametrize("name", ["steered", "v_optimal", "random"])
+def test_no_loss_is_read_before_it_is_bought(world, name):
+    poisoned = Poisoned(world.recorded)
+
+    def design(purchases, rng):
+        run = DESIGNS[name](purchases, rng)
+        poisoned.paid.add(run)
+        return run
+
+    table = TableWorld(world.menu, world.wanted, poisoned, world.truth)
+    budget = 0.03 * world.menu["cost"].sum()
+    clean = replay(world, DESIGNS[name], five_parameters, [budget], 0)
+    pd.testing.assert_frame_equal(replay(table, design, five_parameters, [budget], 0), clean)
+
+
+def test_a_design_that_needs_one_law_says_so_of_a_mixture(world):
+    budget = 0.2 * world.menu["cost"].sum()
+    with pytest.raises(ReplayError, match="take an estimator that fits one"):
+        replay(world, DESIGNS["d_optimal"], mixture, [budget], 0)
 
 
 def test_the_whole_pool_scores_as_a_fit_of_it(world):

@@ -1,0 +1,233 @@
+"""The next run: a pure function of what was bought, what is under way, and what can be had."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from analysis.errors import AnalysisError
+from analysis.laws.base import FloatArray
+from analysis.steering.belief import Belief, believe
+from analysis.steering.forms import LENGTH, Form, standard
+from analysis.steering.goals import Goal
+from analysis.steering.places import Trajectories
+from analysis.steering.posterior import Observed
+from analysis.steering.scoring import condition, reductions
+from analysis.steering.smooth import SmoothBasis
+
+START_SHARE = 0.05
+"""Of the budget, spent to fill the space before any law is trusted."""
+
+STARTS = 10
+FEWEST = 3
+"""Runs of the start: at most, and at least even where they cost more than its share."""
+
+LARGEST_SHARE = 1 / 3
+"""A run costs at most this share of what was spent before it."""
+
+TRUSTED = 0.6
+"""Probability of the simplest form from which on it decides how much a cheap run is worth."""
+
+BOLD, CAUTIOUS = 0.7, 0.4
+"""A score is divided by the cost to this power. The cautious one buys fewer, larger runs: many
+cheap ones carry most information on a law that is right, and least on whether it is."""
+
+_NEGLIGIBLE = 0.01
+"""Probability under which a form has no say in the choice."""
+
+
+@dataclass(frozen=True)
+class Market:
+    """What can be bought, and what is wanted: fixed for a search, prepared once.
+
+    Attributes:
+        candidates: T trajectories.
+        goal: what the search wants to know.
+        forms: what the loss may look like, the simplest first.
+        basis: features of the misfit.
+        phi: features of the candidates' observations, [S, M].
+        goal_phi: features of the goal's places.
+    """
+
+    candidates: Trajectories
+    goal: Goal
+    forms: tuple[Form, ...]
+    basis: SmoothBasis
+    phi: FloatArray
+    goal_phi: FloatArray
+
+    @classmethod
+    def of(
+        cls, candidates: Trajectories, goal: Goal, forms: tuple[Form, ...] | None = None
+    ) -> "Market":
+        """Prepare a search.
+
+        Raises:
+            AnalysisError: there is nothing to buy, or a cost is not above 0.
+        """
+        if not candidates.count:
+            raise AnalysisError("there is no run to choose from")
+        if not np.all(np.isfinite(candidates.cost) & (candidates.cost > 0)):
+            raise AnalysisError("every candidate needs a cost above 0")
+        basis = SmoothBasis.of([candidates.points, goal.points()], LENGTH)
+        return cls(
+            candidates,
+            goal,
+            standard() if forms is None else forms,
+            basis,
+            basis.features(candidates.points),
+            basis.features(goal.points()),
+        )
+
+    def believe(self, runs: Observed, before: Belief | None = None) -> Belief:
+        """Return what the runs say; `before`, of fewer runs, makes it a matter of milliseconds."""
+        return believe(self.forms, runs, self.basis, before)
+
+
+@dataclass(frozen=True)
+class Account:
+    """Where a search stands.
+
+    Attributes:
+        budget: what all may cost.
+        spent: what was spent or is promised to runs under way.
+        bought: numbers of the candidates bought so far, those under way included.
+        pending: numbers of those whose losses are not known yet.
+        open: which candidates may be bought now, [T]; unset: all. A table's rows can be bought
+            once, a cluster may have too few free devices for a run.
+        overhead: what any run costs besides its own price.
+    """
+
+    budget: float
+    spent: float
+    bought: tuple[int, ...] = ()
+    pending: tuple[int, ...] = ()
+    open: np.ndarray | None = None
+    overhead: float = 0.0
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The next run, and why.
+
+    Attributes:
+        index: number of the candidate.
+        scores: of all candidates, [T]; -inf for those that may not be bought.
+        cuts: share of each goal's variance that the run is expected to remove, [G].
+        reason: a sentence.
+    """
+
+    index: int
+    scores: FloatArray
+    cuts: FloatArray
+    reason: str
+
+
+def choose(
+    market: Market, belief: Belief | None, account: Account, rng: np.random.Generator
+) -> Choice | None:
+    """Return the next run, or None where no candidate can be paid for.
+
+    Args:
+        market: what can be bought and what is wanted.
+        belief: what the finished runs say; None while there are none.
+        account: where the search stands.
+        rng: breaks ties of the start; nothing after it is random.
+    """
+    costs = market.candidates.cost + account.overhead
+    affordable = costs <= (account.budget - account.spent) * (1.0 + 1e-12)
+    if account.open is not None:
+        affordable &= account.open
+    if not affordable.any():
+        return None
+    started = len(account.bought)
+    filling = started < STARTS and account.spent < START_SHARE * account.budget
+    if belief is None or started < FEWEST or filling:
+        return _fill(market, account, affordable, costs, rng)
+    ceiling = max(LARGEST_SHARE * account.spent, float(costs[affordable].min()))
+    allowed = affordable & (costs <= ceiling)
+    cuts = expected_cuts(market, belief, account.pending)
+    weights = _needs(market, belief)
+    exponent = cost_exponent(belief)
+    scores = np.where(allowed, cuts @ weights / costs**exponent, -np.inf)
+    best = int(np.argmax(scores))
+    return Choice(best, scores, cuts[best], _reason(market, cuts[best], costs[best], account))
+
+
+def cost_exponent(belief: Belief) -> float:
+    """Return k of score / cost^k."""
+    return BOLD if belief.shares[0] > TRUSTED else CAUTIOUS
+
+
+def expected_cuts(market: Market, belief: Belief, pending: tuple[int, ...] = ()) -> FloatArray:
+    """Return the share of each goal's variance that each candidate would remove, [T, G].
+
+    Shares are averaged over the forms by probability: a form that knows little would otherwise
+    decide alone, however improbable it is.
+    """
+    result = np.zeros((market.candidates.count, len(market.goal.names)))
+    under_way = market.candidates.take(pending)
+    phi = market.basis.features(under_way.points)
+    answers = belief.answers(market.goal, market.goal_phi)
+    for share, part, answer in zip(belief.shares, belief.parts, answers, strict=True):
+        if share < _NEGLIGIBLE:
+            continue
+        covariance = part.covariance
+        if pending:
+            covariance = condition(part, covariance, under_way, phi)
+        removed = reductions(part, covariance, market.candidates, market.phi, answer.gradient)
+        variance = np.einsum("gq,qr,gr->g", answer.gradient, covariance, answer.gradient)
+        result += share * removed / np.maximum(variance, 1e-300)
+    return result
+
+
+def _needs(market: Market, belief: Belief) -> FloatArray:
+    """Return how much each goal matters: its variance in units of its tolerance's, [G]."""
+    answers = belief.answers(market.goal, market.goal_phi)
+    total = np.zeros(len(market.goal.names))
+    for share, part, answer in zip(belief.shares, belief.parts, answers, strict=True):
+        variance = np.einsum("gq,qr,gr->g", answer.gradient, part.covariance, answer.gradient)
+        total += share * variance
+    needs = total / market.goal.tolerance**2
+    return np.asarray(needs / needs.sum())
+
+
+def _fill(
+    market: Market,
+    account: Account,
+    affordable: np.ndarray,
+    costs: FloatArray,
+    rng: np.random.Generator,
+) -> Choice:
+    """Return a cheap run far from those bought: the start."""
+    left = START_SHARE * account.budget - account.spent
+    price = left / max(STARTS - len(account.bought), 1)
+    cheapest = float(costs[affordable].min())
+    allowed = affordable & (costs <= max(price, 1.01 * cheapest))
+    place = _middles(market.candidates)
+    if account.bought:
+        distance = np.linalg.norm(place[:, None] - place[list(account.bought)], axis=2).min(axis=1)
+    else:
+        distance = np.ones(market.candidates.count)
+    scores = np.where(allowed, distance * rng.uniform(0.9, 1.0, distance.size), -np.inf)
+    best = int(np.argmax(scores))
+    unknown = np.full(len(market.goal.names), np.nan)
+    return Choice(best, scores, unknown, "start: cheap, and far from the runs so far")
+
+
+def _middles(runs: Trajectories) -> FloatArray:
+    """Return the mean ln N and ln D of each trajectory, [T, 2]."""
+    counts = np.bincount(runs.owner, minlength=runs.count)
+    sums = [
+        np.bincount(runs.owner, weights=values, minlength=runs.count)
+        for values in (runs.points.log_params, runs.points.log_tokens)
+    ]
+    return np.stack(sums, axis=1) / counts[:, None]
+
+
+def _reason(market: Market, cuts: FloatArray, cost: float, account: Account) -> str:
+    share = f"for {cost / account.budget:.1%} of the budget"
+    names = market.goal.names
+    if len(names) > 3:
+        return f"cuts the variance of what is wanted by {cuts.mean():.0%} on average, {share}"
+    parts = " and ".join(f"of {name} by {cut:.0%}" for name, cut in zip(names, cuts, strict=True))
+    return f"cuts the variance {parts}, {share}"

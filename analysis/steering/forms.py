@@ -1,0 +1,78 @@
+"""What the loss may look like: a few forms between which the runs decide.
+
+Each is a law with priors on its parameters, with or without a smooth misfit beside it. The
+five-parameter law is the super-law with its four further parameters held at zero, so that all
+forms share one formula and their evidence compares. A form that leaves the five parameters is
+not taken to be exact either: where one formula has failed, the next is a guess.
+"""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from analysis.laws.base import FloatArray, Law, get_law
+from analysis.laws.coupled import LOG_KAPPA_SPREAD
+from analysis.laws.shrinkage import GAMMA_SPREAD, OFFSET_SPREAD
+
+SMALL_MISFIT = 0.04
+"""Amplitude beside a wider law, as a share of the reducible loss."""
+
+MISFIT = 0.15
+"""Amplitude beside five parameters: what real tables show (`analysis.discrepancy`)."""
+
+LENGTH = 6.0
+"""Correlation length of a misfit in ln N and ln D, as there."""
+
+
+@dataclass(frozen=True)
+class Form:
+    """One hypothesis.
+
+    Attributes:
+        name: as reasons and logs print it.
+        law: its formula.
+        share: prior probability, to a common factor.
+        spread: prior spreads that replace the law's own, by coordinate; 0 holds one at its mean.
+        amplitude: of the smooth misfit, as a share of the reducible loss; 0 for none.
+    """
+
+    name: str
+    law: Law
+    share: float = 1.0
+    spread: dict[str, float] = field(default_factory=dict)
+    amplitude: float = 0.0
+
+    def spreads(self, own: FloatArray) -> FloatArray:
+        """Return the prior spreads of theta, [P]."""
+        result = np.array(own, dtype=np.float64)
+        for name, value in self.spread.items():
+            result[self.law.coordinates.index(name)] = value
+        return result
+
+
+_NONE = {"ln_kappa": 0.0, "gamma": 0.0, "lambda1": 0.0, "lambda2": 0.0}
+
+
+def five_parameters() -> tuple[Form, ...]:
+    """Return the five-parameter law alone."""
+    return (Form("five parameters", get_law("super"), 1.0, _NONE),)
+
+
+def standard() -> tuple[Form, ...]:
+    """Return the forms of a search in N and D."""
+    wide = get_law("super")
+    coupled, drift = {"ln_kappa": LOG_KAPPA_SPREAD}, {"gamma": GAMMA_SPREAD}
+    offsets = {"lambda1": OFFSET_SPREAD, "lambda2": OFFSET_SPREAD}
+    return (
+        Form("five parameters", wide, 0.4, _NONE),
+        Form("coupled", wide, 0.12, _NONE | coupled, SMALL_MISFIT),
+        Form("drifting exponent", wide, 0.12, _NONE | drift, SMALL_MISFIT),
+        Form("offsets of small runs", wide, 0.12, _NONE | offsets, SMALL_MISFIT),
+        Form("super-law", wide, 0.12, coupled | drift | offsets, SMALL_MISFIT),
+        Form("misfit", wide, 0.12, _NONE, MISFIT),
+    )
+
+
+def with_misfit(law: Law) -> tuple[Form, ...]:
+    """Return a law alone and with a smooth misfit, alike probable: for laws of repeated data."""
+    return Form(law.name, law), Form("misfit", law, 1.0, {}, MISFIT)
