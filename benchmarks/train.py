@@ -47,6 +47,9 @@ class Group:
 
 GROUPS = {
     "step": Group("step", "a small model's step on one CPU thread", "cpu"),
+    "equality": Group("equality", "one run trained in two ways", "any"),
+    "start": Group("start", "starting a trial whose shape is compiled already", "any"),
+    "gpu": Group("gpu", "1B parameters on one GPU, and a small model's CUDA graph", "cuda"),
 }
 
 

@@ -216,5 +216,8 @@ class Trainer:
             square = norm.square()
             self.world.sum([square])
             norm = square.sqrt()
-        torch._foreach_mul_(gradients, (limit / (norm + 1e-6)).clamp(max=1.0))
+        scale = (limit / (norm + 1e-6)).clamp(max=1.0)
+        # A CPU sees for nothing that there is nothing to clip; a GPU would have to be waited for.
+        if not scale.is_cpu or scale.item() != 1:
+            torch._foreach_mul_(gradients, scale)
         return norm

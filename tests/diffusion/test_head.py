@@ -21,9 +21,8 @@ def denoiser(diffusion, vocab=VOCAB, dtype=torch.float64):
     model = fit_to_kernel(family, diffusion)
     module = DiffusionTransformer(make_shape(16, 2, model), model, vocab)
     module.initialise(model, 3)
-    table = module.rotary
-    module.to(dtype)
-    module.rotary = table  # Complex, which `to` would make real.
+    for parameter in module.parameters():
+        parameter.data = parameter.data.to(dtype)
     return module
 
 
