@@ -8,18 +8,17 @@ every refit, so the observations are told to a fresh in-memory study at every as
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, Self
 
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
-from optuna.trial import TrialState, create_trial
+from optuna.trial import FrozenTrial, TrialState
 
 from quokka_ray.study.config import SearchConfig
 
-MAX_TOLD = 250
-"""Observations told at an ask, the latest ones; telling costs time in proportion. The estimator
-takes a tenth of them for good ones, and never more than 25: more than ten times as many would
-only dilute the rest."""
+MAX_TOLD = 1000
+"""Observations told at an ask, the latest ones; telling costs time in proportion."""
 
 STARTUP = 8
 """Trials drawn at random before the tree-structured Parzen estimator has enough to go by."""
@@ -35,15 +34,11 @@ class Scored:
     """ln loss minus ln law(N, D); None while the trial runs."""
 
 
-class _SharedFloat(FloatDistribution):
-    """A distribution that is not copied with every trial that is told: it never changes."""
+class _Told(FrozenTrial):
+    """A trial made for one ask alone: a storage may have it as it is.
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
-        return self
-
-
-class _SharedCategorical(CategoricalDistribution):
-    """The same for choices."""
+    Copying is three quarters of what telling costs otherwise.
+    """
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
         return self
@@ -62,27 +57,31 @@ def suggest_factors(search: SearchConfig, told: Sequence[Scored], seed: int) -> 
 
     The same arguments give the same answer, whatever was asked before.
     """
-    rate, choice = search.lr_factor, search.lr_schedule
-    # Copying distributions is two thirds of what telling costs otherwise.
-    space: dict[str, BaseDistribution] = {
-        "lr_factor": _SharedFloat(rate.low, rate.high, log=True),
-        "lr_schedule": _SharedCategorical(choice),
-    }
+    space = factor_space(search)
+    low, high = search.lr_factor.low, search.lr_factor.high
     sampler = optuna.samplers.TPESampler(
         n_startup_trials=STARTUP, multivariate=True, constant_liar=True, seed=seed
     )
     study = optuna.create_study(sampler=sampler, storage=optuna.storages.InMemoryStorage())
     usable = [row for row in told if row.lr_schedule in search.lr_schedule]
+    now = datetime.now()
     study.add_trials(
         [
-            create_trial(
+            _Told(
+                number=-1,
+                trial_id=-1,
                 state=TrialState.RUNNING if row.excess is None else TrialState.COMPLETE,
                 value=row.excess,
+                datetime_start=now,
+                datetime_complete=None if row.excess is None else now,
                 params={
-                    "lr_factor": min(max(row.lr_factor, rate.low), rate.high),
+                    "lr_factor": min(max(row.lr_factor, low), high),
                     "lr_schedule": row.lr_schedule,
                 },
                 distributions=space,
+                user_attrs={},
+                system_attrs={},
+                intermediate_values={},
             )
             for row in usable[-MAX_TOLD:]
         ]

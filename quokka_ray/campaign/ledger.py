@@ -33,6 +33,7 @@ class TrajectoryState:
 
     config: TrajectoryConfig
     planned: Record
+    """What was written when it was planned, without the configuration."""
     attempts: int = 0
     observations: list[Record] = field(default_factory=list)
     ended: Record | None = None
@@ -171,8 +172,10 @@ class Ledger:
         kind, trajectory = record["kind"], record["trajectory"]
         self._rows.pop(trajectory, None)
         if kind == "planned":
-            config = TrajectoryConfig.model_validate(record["config"])
-            self.trajectories[trajectory] = TrajectoryState(config, record)
+            config = self._shared(TrajectoryConfig.model_validate(record["config"]))
+            # The configuration is known; without its text a trajectory takes a third of the room.
+            planned = {name: value for name, value in record.items() if name != "config"}
+            self.trajectories[trajectory] = TrajectoryState(config, planned)
             return
         state = self.trajectories.get(trajectory)
         if state is None:
@@ -183,6 +186,18 @@ class Ledger:
             state.observations.append(record)
         elif kind == "ended":
             state.ended = record
+
+    def _shared(self, config: TrajectoryConfig) -> TrajectoryConfig:
+        """Return `config` with the sections that equal those of the trajectory before it."""
+        if not self.trajectories:
+            return config
+        before = next(reversed(self.trajectories.values())).config
+        equal = {
+            name: getattr(before, name)
+            for name in ("model", "diffusion", "training", "evaluation")
+            if getattr(before, name) == getattr(config, name)
+        }
+        return config.model_copy(update=equal)
 
     def _read(self) -> Iterator[Record]:
         """Yield the file's records; cut off a last line that a crash left unfinished."""
