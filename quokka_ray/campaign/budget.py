@@ -14,14 +14,16 @@ def projected_flops(state: TrajectoryState) -> float:
     """Return what a trajectory will have cost when it ends: exact FLOPs of all its attempts.
 
     An ended one costs what it spent. One that goes on costs what it has spent so far plus what
-    its last reported position leaves to do, and never less than its reservation.
+    the rest of its path and its missing observations take, and never less than its reservation.
     """
+    config = state.config
     if state.ended is not None:
         return state.flops_spent
-    rows = [*state.observations, state.progress]
-    done = max((row["tokens"] for row in rows if row), default=0)
-    remaining = state.config.flops_exact * (1.0 - done / state.config.tokens)
-    return max(state.config.flops_exact, state.flops_spent + remaining)
+    training = config.flops_exact - len(config.points) * config.flops_evaluation
+    missing = len(config.points) - len(state.observations) - len(state.diverged)
+    remaining = training * max(0.0, 1.0 - state.processed / config.path_tokens)
+    remaining += missing * config.flops_evaluation
+    return max(config.flops_exact, state.flops_spent + remaining)
 
 
 @dataclass(frozen=True)

@@ -142,7 +142,7 @@ class Campaign:
         kind = row["kind"]
         new = True
         if kind == "progress":
-            state.progress = row
+            state.advance(row)
         else:
             new = self.ledger.append(row)
         if kind == "ended":
@@ -257,11 +257,8 @@ class Campaign:
 
     def _rewind(self, state: TrajectoryState) -> None:
         """Set a trajectory's position back to its last complete checkpoint."""
-        if state.progress is None:
-            return
         checkpoints = self.folder.trajectory(state.config.id).glob("checkpoints/*/COMPLETE")
-        tokens = max((int(path.parent.name) for path in checkpoints), default=0)
-        state.progress = {**state.progress, "tokens": tokens}
+        state.processed = max((int(path.parent.name) for path in checkpoints), default=0)
 
     def _reread(self, trajectory: str) -> None:
         """Tell what a trajectory's own record holds: a report may have died with its process."""
@@ -337,6 +334,7 @@ class Campaign:
             self.corpus,
             self.menu.rungs[proposal.params],
             tokens=proposal.tokens,
+            earlier_points=self.menu.points(proposal.tokens)[:-1],
             unique_tokens=self.menu.unique_tokens,
             lr=proposal.lr,
             lr_schedule=proposal.lr_schedule,

@@ -36,11 +36,36 @@ class TrajectoryState:
     """What was written when it was planned, without the configuration."""
     attempts: int = 0
     observations: list[Record] = field(default_factory=list)
+    """Those that have a loss, in the order of their token counts."""
+    diverged: list[Record] = field(default_factory=list)
+    """Observations that their branch's divergence cost."""
     ended: Record | None = None
     progress: Record | None = None
+    processed: int = 0
+    """Tokens of the whole path that lie behind the latest attempt, branches included."""
     _spent: tuple[tuple[int, Record | None, Record | None], float] | None = field(
         default=None, repr=False, compare=False
     )
+
+    def advance(self, row: Record) -> None:
+        """Take a row of kind `progress`."""
+        self.progress = row
+        # Rows of older trials count along one path, which had no branches.
+        self.processed = int(row["processed_tokens" if "processed_tokens" in row else "tokens"])
+
+    def observe(self, record: Record) -> None:
+        """Take an observation, or what a branch that diverged left in its place."""
+        branch_diverged = record.get("status") == "diverged"
+        (self.diverged if branch_diverged else self.observations).append(record)
+        behind = record.get("processed_tokens") or _tokens(self.config, record)
+        self.processed = max(self.processed, int(behind))
+
+    @property
+    def last_observation(self) -> Record | None:
+        """The observation at the trajectory's last point, if there is one."""
+        last = self.observations[-1] if self.observations else None
+        at_the_end = last is not None and _tokens(self.config, last) == self.config.tokens
+        return last if at_the_end else None
 
     @property
     def flops_spent(self) -> float:
@@ -49,15 +74,21 @@ class TrajectoryState:
         if self._spent is not None:
             (count, progress, ended), spent = self._spent
             if (
-                count == len(self.observations)
+                count == len(self.observations) + len(self.diverged)
                 and progress is self.progress
                 and ended is self.ended
             ):
                 return spent
-        rows = [*self.observations, self.progress, self.ended]
+        rows = [*self.observations, *self.diverged, self.progress, self.ended]
         spent = max((float(row["flops_spent"]) for row in rows if row), default=0.0)
-        self._spent = (len(self.observations), self.progress, self.ended), spent
+        seen = len(self.observations) + len(self.diverged)
+        self._spent = (seen, self.progress, self.ended), spent
         return spent
+
+
+def _tokens(config: TrajectoryConfig, record: Record) -> int:
+    """Return the token count that a record is of; one that does not say is of the last."""
+    return int(record.get("tokens") or config.tokens)
 
 
 def record_id(record: Mapping[str, Any]) -> str:
@@ -139,7 +170,7 @@ class Ledger:
                 continue
             for row in read_rows(folder / "metrics.jsonl"):
                 if row["kind"] == "progress":
-                    state.progress = row
+                    state.advance(row)
                 elif row["kind"] in ("observation", "ended"):
                     new += self.append(row)
         return new
@@ -147,8 +178,9 @@ class Ledger:
     def runs(self) -> pd.DataFrame:
         """Return the run table: one observation a row; a run without one keeps a row of its own.
 
-        Trajectories that diverged, failed or were stopped before any observation appear with
-        their status, so that the report can count them; only `finished` rows carry a loss.
+        What diverged, failed or was stopped before its last observation appears with its status,
+        so that the report can count it; only `finished` rows carry a loss. `flops_spent` and
+        `device_seconds` are marginal: they add up to what the trajectories have cost.
         """
         rows = []
         for name, state in self.trajectories.items():
@@ -183,7 +215,7 @@ class Ledger:
         if kind == "started":
             state.attempts = max(state.attempts, int(record["attempt"]))
         elif kind == "observation":
-            state.observations.append(record)
+            state.observe(record)
         elif kind == "ended":
             state.ended = record
 
@@ -239,21 +271,31 @@ def read_rows(path: Path) -> list[Record]:
 RUN_COLUMNS = [
     "study", "trajectory", "observation", "params", "params_non_embedding", "tokens",
     "unique_tokens", "epochs", "flops", "flops_convention", "params_convention", "loss",
-    "loss_stderr", "train_loss", "lr", "lr_schedule", "batch_tokens", "seq_len", "kernel",
-    "noise_schedule", "objective", "weight_decay", "seed", "corpus", "tokenizer", "evaluator",
-    "cooled", "flops_spent", "device_seconds", "status",
+    "loss_stderr", "train_loss", "lr", "lr_schedule", "warmup_tokens", "cooldown_tokens",
+    "batch_tokens", "seq_len", "kernel", "noise_schedule", "objective", "weight_decay", "seed",
+    "corpus", "tokenizer", "evaluator", "cooled", "parent", "flops_spent", "device_seconds",
+    "status",
 ]  # fmt: skip
 
 
 def _run_rows(state: TrajectoryState) -> list[dict[str, Any]]:
     """Return a trajectory's rows of the run table."""
-    if state.ended is not None and not state.observations:
-        return [_run_row(state.config, state.ended, state.ended["status"])]
-    return [_run_row(state.config, row, "finished") for row in state.observations]
+    config, ended = state.config, state.ended
+    seen = [*state.observations, *state.diverged]
+    seen.sort(key=lambda record: _tokens(config, record))
+    rows = [_run_row(config, record, record.get("status", "finished")) for record in seen]
+    if ended is not None and ended["status"] != "finished" and len(seen) < len(config.points):
+        rows.append(_run_row(config, ended, ended["status"]))
+    for name in ("flops_spent", "device_seconds"):
+        before = 0.0
+        for row in rows:
+            if row[name] is not None:
+                row[name], before = row[name] - before, row[name]
+    return rows
 
 
 def _run_row(config: TrajectoryConfig, record: Record, status: str) -> dict[str, Any]:
-    tokens = int(record.get("tokens") or config.tokens)
+    tokens = _tokens(config, record)
     unique = min(tokens, config.unique_tokens)
     return {
         "study": config.study,
@@ -272,6 +314,8 @@ def _run_row(config: TrajectoryConfig, record: Record, status: str) -> dict[str,
         "train_loss": record.get("train_loss"),
         "lr": config.lr,
         "lr_schedule": config.lr_schedule,
+        "warmup_tokens": config.warmup_steps * config.batch_tokens,
+        "cooldown_tokens": config.cooldown_tokens(tokens) if record.get("cooled") else None,
         "batch_tokens": config.batch_tokens,
         "seq_len": config.model.seq_len,
         "kernel": config.diffusion.kernel,
@@ -283,6 +327,7 @@ def _run_row(config: TrajectoryConfig, record: Record, status: str) -> dict[str,
         "tokenizer": config.tokenizer,
         "evaluator": record.get("evaluator"),
         "cooled": record.get("cooled"),
+        "parent": record.get("parent"),
         "flops_spent": record.get("flops_spent"),
         "device_seconds": record.get("device_seconds"),
         "status": status,

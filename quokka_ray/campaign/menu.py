@@ -2,10 +2,12 @@
 
 Sizes are the rungs of the model family's ladder; levels of compute are spaced evenly in the
 logarithm and stated in 6ND, the law's own unit, so that runs of one level draw an IsoFLOP curve.
-Tokens follow: whole optimiser steps. What a run costs is counted in exact FLOPs.
+Tokens follow: whole optimiser steps. What a run costs is counted in exact FLOPs, the branches to
+its earlier observations included.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import pandas as pd
@@ -20,13 +22,14 @@ from quokka_ray.model.counts import (
 )
 from quokka_ray.model.shapes import ladder
 from quokka_ray.study.config import LRScheduleName, StudyConfig
+from quokka_ray.study.path import path_steps, spaced_points
 from quokka_ray.study.trajectory import Shape, TrajectoryConfig
 
 LEVELS_PER_DECADE = 12
 """Levels of compute in a factor of ten."""
 
 MIN_STEPS = 100
-"""Shorter runs are mostly warmup: they say nothing of size or data."""
+"""Observations after fewer are mostly of warmup: they say nothing of size or data."""
 
 
 @dataclass(frozen=True)
@@ -46,13 +49,9 @@ class Rung:
     evaluation_flops: float
     step_tokens: int
 
-    def cost(self, steps: int) -> float:
-        """Return the exact FLOPs of a run of `steps` optimiser steps, evaluated once."""
-        return steps * self.step_flops + self.evaluation_flops
-
-    def steps_for(self, flops: float) -> int:
-        """Return the most optimiser steps that `flops` exact FLOPs buy."""
-        return max(0, math.floor((flops - self.evaluation_flops) / self.step_flops))
+    def cost(self, steps: int, evaluations: int = 1) -> float:
+        """Return the exact FLOPs of `steps` optimiser steps in all and of some evaluations."""
+        return steps * self.step_flops + evaluations * self.evaluation_flops
 
 
 def price(shape: Shape, study: StudyConfig, vocab_size: int) -> Rung:
@@ -81,6 +80,7 @@ def plan_run(
     lr: float,
     lr_schedule: LRScheduleName,
     seed: int,
+    earlier_points: Sequence[int] = (),
 ) -> TrajectoryConfig:
     """Return the complete configuration of one run of a study.
 
@@ -94,7 +94,9 @@ def plan_run(
         lr: Peak learning rate.
         lr_schedule: Learning-rate schedule.
         seed: Of its initialisation, masks and window order.
+        earlier_points: Token counts at which it is observed before D, whole steps too.
     """
+    points = [point // rung.step_tokens for point in (*earlier_points, tokens)]
     return TrajectoryConfig(
         id=name,
         study=study.name,
@@ -113,6 +115,7 @@ def plan_run(
         training=study.training,
         evaluation=study.evaluation,
         tokens=tokens,
+        earlier_points=tuple(earlier_points),
         unique_tokens=unique_tokens,
         lr=lr,
         lr_schedule=lr_schedule,
@@ -120,7 +123,8 @@ def plan_run(
         params=rung.params,
         params_non_embedding=rung.params_non_embedding,
         flops=6.0 * rung.params * tokens,
-        flops_exact=rung.cost(tokens // rung.step_tokens),
+        flops_exact=rung.cost(path_steps(points, lr_schedule, study.training), len(points)),
+        flops_evaluation=rung.evaluation_flops,
     )
 
 
@@ -130,7 +134,8 @@ class Menu:
     Args:
         study: The study.
         vocab_size: Real tokens K of its corpus.
-        train_tokens: Tokens of its training split; a run never reads one twice.
+        train_tokens: Tokens of its training split; a run reads none more than
+            `search.max_epochs` times.
 
     Raises:
         ConfigurationError: No run lies within the study's ranges, or the budget does not hold
@@ -151,6 +156,8 @@ class Menu:
                 f"smallest has {self._smallest(study, vocab_size):,}"
             )
         self._search = search
+        self._training = study.training
+        self._step_tokens = rungs[0].step_tokens
         self.table = (
             pd.concat([self.at_level(level) for level in self.levels])
             .drop_duplicates(["params", "tokens"])
@@ -158,8 +165,10 @@ class Menu:
         )
         if self.table.empty:
             raise ConfigurationError(
-                "no run lies within search.params, search.run_flops, search.tokens_per_param and "
-                f"the corpus's {self.unique_tokens:,} unique tokens; widen one of them"
+                "no run lies within search.params, search.run_flops, search.tokens_per_param, "
+                f"search.max_epochs ({search.max_epochs:g}) of the corpus's "
+                f"{self.unique_tokens:,} unique tokens, and {MIN_STEPS} steps to the first of "
+                f"search.observations ({search.observations}); widen one of them"
             )
         if study.budget.flops < self.table["cost"].min():
             raise ConfigurationError(
@@ -177,6 +186,34 @@ class Menu:
         """Exact FLOPs of the cheapest run."""
         return float(self.table["cost"].min())
 
+    def points(self, tokens: int) -> tuple[int, ...]:
+        """Return the token counts at which a run of `tokens` tokens is observed, ascending."""
+        steps = self._point_steps(tokens // self._step_tokens)
+        return tuple(point * self._step_tokens for point in steps)
+
+    def _point_steps(self, steps: int) -> tuple[int, ...]:
+        search = self._search
+        return spaced_points(steps, search.observations, search.observation_ratio)
+
+    def _cost(self, rung: Rung, steps: int) -> float:
+        """Return the exact FLOPs of a run of `steps` steps to its last observation."""
+        points = self._point_steps(steps)
+        # Schedules of one study cost the same: those with several points all have the same
+        # branches, and all others have none.
+        path = path_steps(points, self._search.lr_schedule[0], self._training)
+        return rung.cost(path, len(points))
+
+    def _steps_for(self, rung: Rung, flops: float) -> int:
+        """Return the most steps to the last observation that `flops` exact FLOPs buy."""
+        low, high = 0, max(0, math.floor(flops / rung.step_flops))
+        while low < high:
+            middle = (low + high + 1) // 2
+            if self._cost(rung, middle) <= flops:
+                low = middle
+            else:
+                high = middle - 1
+        return low
+
     def affordable(self, flops: float) -> pd.DataFrame:
         """Return the runs that cost at most `flops`, with one sized to use up just that.
 
@@ -186,7 +223,7 @@ class Menu:
         fits = self.table[self.table["cost"] <= flops]
         if fits.empty or flops >= self.table["cost"].max():
             return fits.reset_index(drop=True)
-        rows = [self._row(rung, rung.steps_for(flops)) for rung in self.rungs.values()]
+        rows = [self._row(rung, self._steps_for(rung, flops)) for rung in self.rungs.values()]
         last = pd.DataFrame([row for row in rows if row], columns=fits.columns)
         return pd.concat([fits, last]).drop_duplicates(["params", "tokens"]).reset_index(drop=True)
 
@@ -213,9 +250,9 @@ class Menu:
         tokens = steps * rung.step_tokens
         per_param = self._search.tokens_per_param
         if (
-            steps < MIN_STEPS
-            or tokens > self.unique_tokens
+            self._point_steps(steps)[0] < MIN_STEPS
+            or tokens > self._search.max_epochs * self.unique_tokens
             or not per_param.low <= tokens / rung.params <= per_param.high
         ):
             return None
-        return {"params": rung.params, "tokens": tokens, "cost": rung.cost(steps)}
+        return {"params": rung.params, "tokens": tokens, "cost": self._cost(rung, steps)}

@@ -73,7 +73,8 @@ def start_design(study: StudyConfig, menu: Menu) -> pd.DataFrame:
     """Return the space-filling start.
 
     Returns:
-        Columns params, tokens, cost, flops (the level, 6ND). Its total cost is at most
+        Columns params, tokens, cost, flops (the level, 6ND), and observed_at (token counts) where
+        a run is observed more than once. Its total cost is at most
         `search.initial_fraction` of the budget, or that of one level if even this does not fit.
     """
     levels = menu.levels[::START_LEVELS]
@@ -83,6 +84,10 @@ def start_design(study: StudyConfig, menu: Menu) -> pd.DataFrame:
         sizes=START_SIZES,
     )
     start["flops"] = [levels[int(level)] for level in start["level"]]
+    if study.search.observations > 1:
+        start["observed_at"] = [
+            " ".join(map(str, menu.points(int(tokens)))) for tokens in start["tokens"]
+        ]
     return start.drop(columns="level")
 
 
@@ -189,7 +194,7 @@ class Steering:
             [
                 (state.config.params, state.config.tokens)
                 for state in states
-                if state.ended is None and not state.observations
+                if state.ended is None and state.last_observation is None
             ],
             columns=["params", "tokens"],
         )
@@ -229,7 +234,9 @@ class Steering:
         """Return what Optuna learns from: not from trajectories that failed or were stopped."""
         excess: dict[str, float] = {}
         if guide is not None:
-            excess = dict(zip(guide.runs["trajectory"], guide.excess.tolist(), strict=True))
+            # Observations of one trial share its rate and schedule, and score together.
+            by_trial = pd.Series(guide.excess).groupby(guide.runs["trajectory"].to_numpy())
+            excess = by_trial.mean().to_dict()
         configs = [state.config for state in states]
         centers = self._lr_centers(
             guide, [config.params for config in configs], [config.tokens for config in configs]

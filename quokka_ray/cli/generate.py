@@ -164,9 +164,9 @@ def _best_checkpoint(study: Path) -> Path:
     ledger = Ledger(study / "ledger.jsonl", read_only=True)
     ledger.merge_metrics(sorted((study / "trajectories").glob("*")))
     losses = {
-        state.config.id: min(row["loss"] for row in state.observations)
+        state.config.id: state.last_observation["loss"]
         for state in ledger.trajectories.values()
-        if state.observations
+        if state.last_observation is not None
     }
     for name in sorted(losses, key=lambda name: losses[name]):
         checkpoint = latest_checkpoint(study / "trajectories" / name / "checkpoints")

@@ -21,6 +21,11 @@ def add_verbs(verbs: Any) -> None:
     )
     parser.add_argument("--params", type=parse_quantity, required=True, help="such as 15k or 300M")
     parser.add_argument("--tokens", type=parse_quantity, required=True, help="such as 1M or 20B")
+    parser.add_argument(
+        "--observe-at", type=parse_quantity, nargs="+", default=None, metavar="TOKENS",
+        help="token counts below --tokens at which it is observed too, rounded to whole steps; "
+        "unset: as search.observations says",
+    )  # fmt: skip
     parser.add_argument("--lr", type=parse_quantity, help="peak; unset: training.lr")
     parser.add_argument("--lr-schedule", choices=["wsd", "cosine", "constant"], default="wsd")
     parser.add_argument("--seed", type=int, default=0)
@@ -34,6 +39,7 @@ def run_train(options: argparse.Namespace) -> int:
     """Train, resuming from the folder's last checkpoint if it holds one of the same run."""
     import torch
 
+    from quokka_ray.campaign.ledger import read_rows
     from quokka_ray.campaign.menu import plan_run, price
     from quokka_ray.cluster.driver import prepare_study
     from quokka_ray.cluster.interrupt import interruptible
@@ -51,6 +57,13 @@ def run_train(options: argparse.Namespace) -> int:
             f"--tokens {format_quantity(options.tokens)} is less than one optimiser step of "
             f"{rung.step_tokens:,} tokens"
         )
+    if options.observe_at is None:
+        earlier = menu.points(steps * rung.step_tokens)[:-1]
+    else:
+        earlier = tuple(
+            round(point / rung.step_tokens) * rung.step_tokens
+            for point in sorted(options.observe_at)
+        )
     config = plan_run(
         options.out.name,
         study,
@@ -61,6 +74,7 @@ def run_train(options: argparse.Namespace) -> int:
         lr=options.lr or study.training.lr,
         lr_schedule=options.lr_schedule,
         seed=options.seed,
+        earlier_points=earlier,
     )
     stop = False
 
@@ -88,11 +102,20 @@ def run_train(options: argparse.Namespace) -> int:
         "loss_stderr": outcome.loss_stderr,
         "flops_spent": outcome.flops_spent,
     }
+    shown = ("tokens", "loss", "loss_stderr", "cooled")
+    rows: list[dict[str, Any]] = [
+        {name: row.get(name) for name in shown}
+        for row in read_rows(options.out / "metrics.jsonl")
+        if row["kind"] == "observation"
+    ]
     if options.json:
-        say(json.dumps(answer))
+        say(json.dumps({**answer, "observations": rows}))
     else:
         for name, value in answer.items():
             say(f"{name:<12} {value}")
+        for row in rows if len(rows) > 1 else ():
+            loss = "diverged" if row["loss"] is None else row["loss"]
+            say(f"{'at ' + format_quantity(row['tokens']):<12} {loss}")
     return 0
 
 

@@ -95,6 +95,8 @@ def run_plan(options: argparse.Namespace) -> int:
         "cheapest_run_flops": menu.smallest_cost,
         "largest_run_flops": largest,
         "start": start.to_dict("records"),
+        "observations": study.search.observations,
+        "observation_ratio": study.search.observation_ratio,
         "start_flops": float(start["cost"].sum()),
         "trials_at_least": len(start) + int(left // largest),
         "trials_at_most": len(start) + int(left // menu.smallest_cost),
@@ -110,6 +112,9 @@ def run_plan(options: argparse.Namespace) -> int:
     say(f"runs     from {menu.smallest_cost:.3g} to {largest:.3g} FLOPs each")
     say(f"\nthe start: {len(start)} runs, {answer['start_flops'] / study.budget.flops:.0%} "
         "of the budget")  # fmt: skip
+    if study.search.observations > 1:
+        say(f"each is observed {study.search.observations} times: at D, and before that at "
+            f"1/{study.search.observation_ratio:g} of the next")  # fmt: skip
     say(f"{'params':>10} {'tokens':>10} {'D/N':>8} {'FLOPs':>10}")
     for row in start.itertuples():
         say(f"{format_quantity(row.params):>10} {format_quantity(row.tokens):>10} "
@@ -207,6 +212,10 @@ def run_status(options: argparse.Namespace) -> int:
             "lr_schedule": state.config.lr_schedule,
             "status": state.ended["status"] if state.ended else "unfinished",
             "loss": state.observations[-1]["loss"] if state.observations else None,
+            "observations": [
+                {name: record[name] for name in ("tokens", "loss", "cooled")}
+                for record in [*state.observations, *state.diverged]
+            ],
             "predicted": state.planned["predicted"],
             "flops_spent": state.flops_spent,
             "reason": state.planned["reason"],
@@ -223,6 +232,9 @@ def run_status(options: argparse.Namespace) -> int:
     for row in rows:
         say(f"{row['trajectory']:<24} {row['status']:<11} {_number(row['loss']):>7} "
             f"{_interval(row['predicted']):>17} {row['lr']:>8.2g}  {row['reason']}")  # fmt: skip
+        for seen in row["observations"] if len(row["observations"]) > 1 else ():
+            loss = "diverged" if seen["loss"] is None else f"{seen['loss']:.3f}"
+            say(f"    at {format_quantity(seen['tokens']):<28} {loss:>12}")
     return 0
 
 

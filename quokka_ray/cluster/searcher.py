@@ -89,9 +89,9 @@ class CampaignSearch(OptunaSearch):
         optuna_trial = self._ot_trials.pop(trial_id, None)
         if optuna_trial is None:
             return
-        observations = self._campaign.ledger.trajectories[trajectory].observations
-        if observations:
-            self._ot_study.tell(optuna_trial, observations[-1]["loss"])
+        observation = self._campaign.ledger.trajectories[trajectory].last_observation
+        if observation is not None:
+            self._ot_study.tell(optuna_trial, observation["loss"])
         else:
             # Whatever has no value must be told as failed, or it stays running in the journal.
             self._ot_study.tell(optuna_trial, state=TrialState.FAIL)
@@ -124,12 +124,13 @@ def _rebuild_journal(
     storage = JournalStorage(JournalFileBackend(str(path)))
     study = optuna.create_study(storage=storage, study_name=campaign.study.name)
     for state in campaign.ledger.trajectories.values():
-        if not state.observations:
+        observation = state.last_observation
+        if observation is None:
             continue
         config = state.config
         study.add_trial(
             create_trial(
-                value=state.observations[-1]["loss"],
+                value=observation["loss"],
                 params={
                     "params": config.params,
                     "tokens": float(config.tokens),

@@ -5,6 +5,7 @@ each trial that ends.
 """
 
 import os
+from collections.abc import Sequence
 from types import TracebackType
 from typing import Self
 
@@ -123,7 +124,12 @@ def final_report(
 
 
 def trial_line(
-    trajectory: str, status: str, loss: float | None, share_spent: float, reason: str = ""
+    trajectory: str,
+    status: str,
+    loss: float | None,
+    share_spent: float,
+    reason: str = "",
+    earlier: Sequence[float] = (),
 ) -> str:
     """Return the line of a trial that ended.
 
@@ -133,8 +139,11 @@ def trial_line(
         loss: Its last observed loss; None without one.
         share_spent: Share of the budget that is spent now.
         reason: Why it ended, where that is news.
+        earlier: Losses that it was observed at on its way.
     """
     shown = "" if loss is None else f"  loss {loss:.4f}"
+    if earlier:
+        shown += f" (before: {', '.join(f'{value:.4f}' for value in earlier)})"
     why = f"  ({reason})" if reason and status != "finished" else ""
     return f"{trajectory:<18}  {status:<8}{shown}  {share_spent:.0%} spent{why}"
 

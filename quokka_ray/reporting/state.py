@@ -14,7 +14,7 @@ class RunningTrial:
         id: Its trajectory.
         params: N.
         tokens: D that it is trained to.
-        progress: Share of D done, 0 to 1.
+        progress: Share of its training done, branches to earlier observations included, 0 to 1.
         loss: Its training loss as last reported; None before the first report.
     """
 

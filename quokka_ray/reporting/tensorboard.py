@@ -72,11 +72,15 @@ class StudyBoard:
         writer.flush()
 
     def progress(self, row: Mapping[str, Any]) -> None:
-        """Write a row of kind `progress`: training loss, learning rate and speed by tokens."""
+        """Write a row of kind `progress`: training loss, learning rate and speed.
+
+        They stand against all tokens processed, since a trunk that is taken up again after a
+        branch has fewer tokens behind it than the branch had.
+        """
         self._scalars(
             row["trajectory"],
             {tag: row.get(name) for name, tag in _PROGRESS.items()},
-            int(row["tokens"]),
+            int(row.get("processed_tokens", row["tokens"])),
         )
 
     def observation(self, row: Mapping[str, Any]) -> None:

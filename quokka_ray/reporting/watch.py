@@ -85,6 +85,7 @@ class Watch:
                     seen[-1]["loss"] if seen else None,
                     account.spent / account.cap,
                     row.get("reason") or "",
+                    earlier=[observation["loss"] for observation in seen[:-1]],
                 )
             )
         if self._fit is not None and self._fit is not self._drawn and self._pictures.due:
@@ -112,7 +113,7 @@ class Watch:
                     id=trajectory,
                     params=state.config.params,
                     tokens=state.config.tokens,
-                    progress=row.get("tokens", 0) / state.config.tokens,
+                    progress=state.processed / state.config.path_tokens,
                     loss=row.get("train_loss"),
                 )
             )

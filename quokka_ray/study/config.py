@@ -161,6 +161,16 @@ class SearchConfig(Section):
     tokens_per_param: Range = Range(low=1, high=1000)
     unique_tokens: Count | None = None
     """Tokens U that trials may read; unset: the whole training split."""
+    max_epochs: float = Field(default=1, gt=0)
+    """How often a trial may go through them: D is at most so many times U. The laws of N and D
+    that a search fits take a repeated token for a new one."""
+    observations: int = Field(default=1, ge=1)
+    """Observations of one trial: at D, and at D over powers of `observation_ratio`. With wsd each
+    but the last is a branch that leaves a trunk at a constant rate and cools down (`1.3 D` of
+    training for three at cooldown_fraction .4, where separate trials take `1.75 D`); with constant
+    the trial is observed as it passes."""
+    observation_ratio: float = Field(default=2, gt=1)
+    """Token count of an observation over that of the one before it."""
     lr_factor: Range = Range(low=0.25, high=4)
     """Learning rate as a factor of the current learning-rate law."""
     lr_schedule: tuple[LRScheduleName, ...] = ("wsd",)
@@ -289,6 +299,22 @@ class StudyConfig(Section):
             raise ValueError(
                 f"search.lr_schedule mixes runs that cool down ({', '.join(names - uncooled)}) "
                 f"with runs that do not ({', '.join(names & uncooled)}): no law holds for both"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _trials_can_be_observed_several_times(self) -> Self:
+        if self.search.observations == 1:
+            return self
+        if "cosine" in self.search.lr_schedule:
+            raise ValueError(
+                f"search.observations is {self.search.observations}, but a cosine schedule comes "
+                "down once, at its end: leave cosine out of search.lr_schedule, or observe once"
+            )
+        if self.diffusion.curriculum != "none":
+            raise ValueError(
+                f"search.observations is {self.search.observations}, but a curriculum follows the "
+                "length of a run: leave diffusion.curriculum out, or observe once"
             )
         return self
 

@@ -13,7 +13,7 @@ from quokka_ray.study.config import (
     Section,
     TrainingConfig,
 )
-from quokka_ray.study.path import Leg, legs, path_steps, warmup_steps
+from quokka_ray.study.path import Leg, cooldown_steps, legs, path_steps, warmup_steps
 
 Status = Literal["finished", "diverged", "failed", "stopped"]
 
@@ -100,6 +100,13 @@ class TrajectoryConfig(Section):
     def warmup_steps(self) -> int:
         """Optimiser steps of warmup."""
         return warmup_steps(self._point_steps, self.training)
+
+    def cooldown_tokens(self, point: int) -> int | None:
+        """Return the tokens of the cooldown to one observation; None under a cosine."""
+        if self.lr_schedule == "cosine":
+            return None
+        steps = cooldown_steps(point // self.batch_tokens, self.lr_schedule, self.training)
+        return steps * self.batch_tokens
 
     @property
     def _point_steps(self) -> tuple[int, ...]:

@@ -176,6 +176,45 @@ def test_runs_without_an_observation_are_counted_with_their_status(tmp_path: Pat
     assert runs.loc[good.id, "flops"] == 6.0 * good.params * good.tokens
 
 
+def test_several_observations_of_a_trajectory_are_rows_that_add_up_to_its_cost(
+    tmp_path: Path,
+) -> None:
+    config = trajectory().model_copy(update={"earlier_points": (12_800, 25_600)})
+    ledger = Ledger(tmp_path / "ledger.jsonl")
+    ledger.append(planned(config))
+    name = f"{config.id}@12800+cooldown"
+    lost = {"observation": name, "tokens": 12_800, "loss": None, "status": "diverged"}
+    ledger.append({**observation(config), **lost, "flops_spent": 1e8, "parent": config.id})
+    for tokens, loss, spent in ((25_600, 2.7, 4e8), (51_200, 2.5, 9e8)):
+        name = f"{config.id}@{tokens}+cooldown"
+        row = {**observation(config, loss), "observation": name, "tokens": tokens}
+        ledger.append({**row, "flops_spent": spent})
+    ledger.append({"kind": "ended", "trajectory": config.id, "status": "finished",
+                   "reason": "", "flops_spent": 9e8})  # fmt: skip
+    for read in (ledger, Ledger(tmp_path / "ledger.jsonl", read_only=True)):
+        runs = read.runs()
+        assert list(runs["status"]) == ["diverged", "finished", "finished"]
+        assert list(runs["tokens"]) == [12_800, 25_600, 51_200]
+        assert list(runs["flops_spent"]) == pytest.approx([1e8, 3e8, 5e8])
+        assert list(runs["cooldown_tokens"]) == [2_560, 5_120, 10_240]
+        assert list(runs["warmup_tokens"]) == [512] * 3, "5 % of 25 steps of 512 tokens"
+        assert runs["parent"].iloc[0] == config.id
+        state = read.trajectories[config.id]
+        assert state.last_observation is not None
+        assert state.last_observation["loss"] == 2.5
+
+
+def test_a_trajectory_that_diverges_late_keeps_what_was_observed_before(tmp_path: Path) -> None:
+    config = trajectory().model_copy(update={"earlier_points": (12_800,)})
+    ledger = Ledger(tmp_path / "ledger.jsonl")
+    ledger.append(planned(config))
+    ledger.append({**observation(config), "observation": "early", "tokens": 12_800})
+    ledger.append({"kind": "ended", "trajectory": config.id, "status": "diverged",
+                   "reason": "", "tokens": 40_960, "flops_spent": 1e9})  # fmt: skip
+    assert list(ledger.runs()["status"]) == ["finished", "diverged"]
+    assert ledger.trajectories[config.id].last_observation is None
+
+
 def test_a_record_is_on_disk_when_append_returns_though_the_process_is_killed(
     tmp_path: Path,
 ) -> None:

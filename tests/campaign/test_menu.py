@@ -49,6 +49,59 @@ def test_a_price_is_what_its_steps_and_its_evaluation_cost() -> None:
         assert row.cost == pytest.approx(steps * rung.step_flops + rung.evaluation_flops)
 
 
+def test_a_run_with_branches_is_priced_with_them_and_its_first_observation_is_long_enough() -> (
+    None
+):
+    branched = {"observations": 3, "lr_schedule": ["wsd"]}
+    offered = menu(search=branched, training={"cooldown_fraction": 0.4})
+    first = offered.table["tokens"].map(lambda tokens: offered.points(int(tokens))[0])
+    assert (first >= MIN_STEPS * 512).all()
+    assert (first % 512 == 0).all()
+    for row in offered.at_level(1e11).itertuples():
+        rung = offered.rungs[row.params]
+        quarter, half, whole = offered.points(row.tokens)
+        assert (quarter / whole, half / whole) == pytest.approx((0.25, 0.5), abs=0.01)
+        bare = row.cost - 3 * rung.evaluation_flops
+        steps = row.tokens // rung.step_tokens
+        assert bare == pytest.approx(1.3 * steps * rung.step_flops, rel=0.01)
+    left = 2.345e11
+    affordable = offered.affordable(left)
+    largest_step = max(rung.step_flops for rung in offered.rungs.values())
+    assert 0 <= left - affordable["cost"].max() < 3 * largest_step
+    constant = menu(search={**branched, "lr_schedule": ["constant"]})
+    row = constant.at_level(1e11).iloc[0]
+    rung = constant.rungs[int(row["params"])]
+    assert row["cost"] == pytest.approx(
+        row["tokens"] // rung.step_tokens * rung.step_flops + 3 * rung.evaluation_flops
+    )
+
+
+def test_tokens_are_read_again_only_where_the_study_says_so() -> None:
+    once = menu(train_tokens=5_000_000).table["tokens"].max()
+    assert once <= 5_000_000
+    often = menu(train_tokens=5_000_000, search={"max_epochs": 4}).table["tokens"].max()
+    assert 8_000_000 < often <= 20_000_000
+
+
+@pytest.mark.parametrize(
+    ("sections", "sentence"),
+    [
+        ({"search": {"lr_schedule": ["wsd", "cosine"]}}, "leave cosine out"),
+        (
+            {"diffusion": {"curriculum": "moving_gaussian", "mask_sampler": "stratified"}},
+            "leave diffusion.curriculum out",
+        ),
+    ],
+)
+def test_a_study_that_cannot_be_observed_several_times_is_refused(
+    sections: dict, sentence: str
+) -> None:
+    study(**sections)
+    search = {"observations": 2, **sections.get("search", {})}
+    with pytest.raises(ValueError, match=sentence):
+        study(**{**sections, "search": search})
+
+
 def test_runs_of_one_level_draw_an_isoflop_curve() -> None:
     offered = menu()
     level = offered.at_level(offered.levels[12])

@@ -73,24 +73,38 @@ def open_campaign(
     return Campaign(config, facts, menu, folder, observers, clock)
 
 
-def observe(config: TrajectoryConfig) -> dict[str, Any]:
-    """Return the observation that a trial of `config` makes: the same one however often asked."""
+def observe(config: TrajectoryConfig, point: int | None = None) -> dict[str, Any]:
+    """Return the observation that a trial of `config` makes: the same one however often asked.
+
+    `point`: the token count; unset: the last one. All of a trial share their luck.
+    """
     rng = np.random.default_rng(config.seed)
+    tokens = point or config.tokens
+    number = config.points.index(tokens) + 1
+    before = sum(leg.steps for leg in config.legs if leg.last * config.batch_tokens <= tokens)
+    processed = min(before * config.batch_tokens, config.path_tokens)
     off = 0.03 * math.log(config.lr / 1.3e-2) ** 2 + (
         0.01 if config.lr_schedule == "cosine" else 0
     )
-    loss = true_loss(config.params, config.tokens) * math.exp(off + NOISE * rng.normal())
+    loss = true_loss(config.params, tokens) * math.exp(off + NOISE * rng.normal())
     return {
         "kind": "observation",
         "trajectory": config.id,
-        "observation": f"{config.id}@{config.tokens}+cooldown",
-        "tokens": config.tokens,
+        "observation": f"{config.id}@{tokens}+cooldown",
+        "tokens": tokens,
+        "processed_tokens": processed,
         "loss": loss,
         "loss_stderr": 0.03,
         "evaluator": "data/bound",
         "cooled": True,
-        "flops_spent": config.flops_exact,
+        "flops_spent": spent_at(config, processed, number),
     }
+
+
+def spent_at(config: TrajectoryConfig, processed: int, evaluations: int) -> float:
+    """Return exact FLOPs of a trial that was never interrupted."""
+    training = config.flops_exact - len(config.points) * config.flops_evaluation
+    return training * processed / config.path_tokens + evaluations * config.flops_evaluation
 
 
 def ended(config: TrajectoryConfig, status: str = "finished", spent: float | None = None) -> dict:
@@ -122,8 +136,9 @@ def write_rows(folder: StudyFolder, config: TrajectoryConfig, rows: Sequence[dic
 
 
 def finish(campaign: Campaign, config: TrajectoryConfig) -> None:
-    for row in (observe(config), ended(config)):
-        campaign.tell(row)
+    for point in config.points:
+        campaign.tell(observe(config, point))
+    campaign.tell(ended(config))
     campaign.returned(config.id)
 
 
