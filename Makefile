@@ -12,7 +12,7 @@ STAMP := .venv/.installed
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup search resume test test-all lint tensorboard export paper bench bench-laws bench-train clean
+.PHONY: help setup search resume test test-all lint tensorboard export paper bench bench-laws bench-train bench-search clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -57,6 +57,9 @@ bench: $(STAMP) ## the quick start's recipe: losses, seed noise, speed against a
 
 bench-train: $(STAMP) ## how near the machine's peak a run trains (ARGS="--only step")
 	$(BIN)/python benchmarks/train.py $(ARGS)
+
+bench-search: $(STAMP) ## what a search costs beside its trials, by part (ARGS="--trials 100")
+	$(BIN)/python benchmarks/search_cost.py $(ARGS)
 
 bench-laws: $(STAMP) ## speed of fits, and coverage of intervals on real run tables
 	$(BIN)/python benchmarks/fit.py
