@@ -50,6 +50,7 @@ GROUPS = {
     "equality": Group("equality", "one run trained in two ways", "any"),
     "start": Group("start", "starting a trial whose shape is compiled already", "any"),
     "gpu": Group("gpu", "1B parameters on one GPU, and a small model's CUDA graph", "cuda"),
+    "tiny": Group("tiny", "the quick start's steps beside their bare matrix products", "cpu"),
 }
 
 

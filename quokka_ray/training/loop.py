@@ -15,6 +15,7 @@ from quokka_ray.study.trajectory import TrajectoryConfig
 from quokka_ray.training.compiled import Compilation
 from quokka_ray.training.cuda_graphs import Replayed, fits
 from quokka_ray.training.feed import Feed, steps_ahead
+from quokka_ray.training.fused_step import FusedStep, fused_step
 from quokka_ray.training.lr_schedules import leg_schedule
 from quokka_ray.training.optimizers import Muon, build_optimizers
 from quokka_ray.training.precision import products_in_bf16
@@ -59,6 +60,7 @@ class Trainer:
         schedule: Step to its share of the peak rate; at first that of the first leg.
         smoothed_loss: 0-d tensor on the device, the exponential mean of the objective.
         grad_norm: 0-d tensor on the device, the last step's norm before clipping.
+        fused: What computes loss and gradients of a tiny model; None: autograd does.
     """
 
     def __init__(
@@ -94,6 +96,12 @@ class Trainer:
         )
         self._replayed = Replayed(self._learn, self._parameters)
         self.feed = Feed(self._draw, steps_ahead(device), config.steps)
+        self.fused: FusedStep | None = None
+        half = products_in_bf16(config.training.precision, device)
+        if not (sharded or half) and config.training.compile != "always":
+            self.fused = fused_step(self.model, self._objective)
+        if self.fused is not None:
+            self.compilation.decided = True
         self.smoothed_loss = torch.tensor(self._objective.blind, device=device)
         self.grad_norm = torch.tensor(0.0, device=device)
 
@@ -149,6 +157,8 @@ class Trainer:
 
     def _learn(self, tokens: Tensor, batch: Batch[Tensor]) -> Tensor:
         """Add the gradient of these rows' share of the loss, and return the share."""
+        if self.fused is not None:
+            return self.fused(tokens, batch)
         half = products_in_bf16(self.config.training.precision, self.device)
         with torch.autocast(torch.device(self.device).type, torch.bfloat16, half, False):
             loss = self.apply(lambda model: self._objective.loss(model, tokens, batch))
@@ -211,6 +221,8 @@ class Trainer:
 
     def _clip(self, limit: float) -> Tensor:
         gradients = [local(p.grad) for p in self._parameters if p.grad is not None]
+        if self.fused is not None and self.fused.gradient is not None:
+            gradients = [self.fused.gradient]
         norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
         if self._whole is not None:
             square = norm.square()

@@ -28,6 +28,12 @@ def modes(folder, kind):
     return [row["mode"] for row in rows if row["kind"] == kind]
 
 
+@pytest.fixture(autouse=True)
+def no_fused_step(monkeypatch):
+    """Leave the tiny models of these tests to autograd."""
+    monkeypatch.setattr("quokka_ray.training.loop.fused_step", lambda *_: None)
+
+
 @pytest.fixture
 def no_code_generation(monkeypatch):
     """Trace and differentiate blocks as ever, but run the graphs without compiling code."""
