@@ -197,6 +197,8 @@ def run_status(options: argparse.Namespace) -> int:
     """Print every trajectory of a study with its reason, and the budget."""
     from quokka_ray.campaign.budget import account
     from quokka_ray.campaign.ledger import Ledger
+    from quokka_ray.campaign.speed import device_seconds_left
+    from quokka_ray.reporting.live import duration
 
     study = saved_study(options.folder, [])
     ledger = Ledger(options.folder / "ledger.jsonl", read_only=True)
@@ -222,12 +224,15 @@ def run_status(options: argparse.Namespace) -> int:
         }
         for state in states
     ]
+    left = device_seconds_left(stand, states)
     if options.json:
-        answer = {"study": study.name, "budget_flops": stand.cap, "flops_spent": stand.spent}
+        answer = {"study": study.name, "budget_flops": stand.cap, "flops_spent": stand.spent,
+                  "device_seconds_left": left}  # fmt: skip
         say(json.dumps({**answer, "trajectories": rows}))
         return 0
     say(f"study {study.name}: {stand.spent:.3g} of {stand.cap:.3g} FLOPs spent "
-        f"({stand.spent / stand.cap:.0%}), {len(rows)} trajectories")  # fmt: skip
+        f"({stand.spent / stand.cap:.0%}), {len(rows)} trajectories"
+        + ("" if left is None else f"; about {duration(left)} of device time left"))  # fmt: skip
     say(f"{'trajectory':<24} {'status':<11} {'loss':>7} {'predicted':>17} {'lr':>8}  reason")
     for row in rows:
         say(f"{row['trajectory']:<24} {row['status']:<11} {_number(row['loss']):>7} "

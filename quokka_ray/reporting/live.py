@@ -148,6 +148,14 @@ def trial_line(
     return f"{trajectory:<18}  {status:<8}{shown}  {share_spent:.0%} spent{why}"
 
 
+def duration(seconds: float) -> str:
+    """Return a time as people say it: `40 s`, `12 min`, `3.4 h`, `2.1 d`."""
+    for unit, size, digits in (("d", 86_400, 1), ("h", 3_600, 1), ("min", 60, 0)):
+        if seconds >= 1.5 * size:
+            return f"{seconds / size:.{digits}f} {unit}"
+    return f"{seconds:.0f} s"
+
+
 def _budget(state: SearchState) -> RenderableType:
     line = Table.grid(padding=(0, 1))
     held = f", {_flops(state.reserved_flops)} in flight" if state.reserved_flops else ""
@@ -156,7 +164,8 @@ def _budget(state: SearchState) -> RenderableType:
         complete_style="cyan", finished_style="cyan",
     )  # fmt: skip
     spent = f"{_flops(state.spent_flops)} of {_flops(state.budget_flops)} FLOPs"
-    line.add_row(bar, Text(f"{spent} ({_share(state):.0%}){held}", no_wrap=True))
+    left = "" if state.seconds_left is None else f", about {duration(state.seconds_left)} left"
+    line.add_row(bar, Text(f"{spent} ({_share(state):.0%}){held}{left}", no_wrap=True))
     return line
 
 

@@ -45,6 +45,7 @@ class SearchState:
         budget_flops: The cap, in exact FLOPs.
         spent_flops: What has been spent of it.
         reserved_flops: What trials in flight may still take.
+        seconds_left: Time that the rest is expected to take; None before anything was measured.
         counts: Trials that have ended, by status.
         running: Trials in flight.
         parameters: The law's parameters by name; empty while there is no law.
@@ -62,6 +63,7 @@ class SearchState:
     target_flops: float
     spent_flops: float = 0.0
     reserved_flops: float = 0.0
+    seconds_left: float | None = None
     counts: Mapping[str, int] = field(default_factory=dict)
     running: Sequence[RunningTrial] = ()
     parameters: Mapping[str, float] = field(default_factory=dict)

@@ -26,6 +26,13 @@ _PROGRESS = {
     "lr": "train/lr",
     "grad_norm": "train/grad_norm",
     "tokens_per_second": "train/tokens_per_second",
+    "flops_per_second": "device/flops_per_second",
+    "mfu": "device/share_of_matrix_product",
+    "mfu_data_sheet": "device/share_of_data_sheet",
+    "peak_memory_bytes": "device/peak_memory_bytes",
+    "data_seconds": "device/data_seconds",
+    "evaluation_seconds": "device/evaluation_seconds",
+    "checkpoint_seconds": "device/checkpoint_seconds",
 }
 
 

@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from quokka_ray.campaign.speed import device_seconds_left
 from quokka_ray.pacing import Pace
 from quokka_ray.reporting.live import LiveView, trial_line
 from quokka_ray.reporting.state import Optimum, RunningTrial, SearchState
@@ -117,12 +118,15 @@ class Watch:
                     loss=row.get("train_loss"),
                 )
             )
+        left = device_seconds_left(account, campaign.ledger.trajectories.values())
         return SearchState(
             name=self._study.name,
             budget_flops=account.cap,
             target_flops=self._study.target.flops,
             spent_flops=account.spent,
             reserved_flops=account.committed - account.spent,
+            # Trials side by side share what is left.
+            seconds_left=None if left is None else left / max(1, len(running)),
             counts=counts,
             running=running,
             message="" if self._law else campaign.no_fit_because,

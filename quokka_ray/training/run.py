@@ -39,6 +39,7 @@ from quokka_ray.training.metrics import Metrics, Row
 from quokka_ray.training.observing import evaluate, finite, observed_row
 from quokka_ray.training.precision import fix_float32_products
 from quokka_ray.training.spreading import is_spread
+from quokka_ray.training.telemetry import Telemetry
 from quokka_ray.training.trained import keep_tokenizer
 from quokka_ray.training.world import ALONE, World
 
@@ -164,6 +165,7 @@ class _Run:
         latest = world.agree(lambda: latest_checkpoint(self.checkpoints))
         if latest is not None:
             self._load(latest)
+        self.telemetry = Telemetry(config, device, world.size)
         self.reported_at = self.saved_at = time.monotonic()
         self.reported_trained = 0
 
@@ -247,7 +249,8 @@ class _Run:
             self.metrics.repeat(known)
             return known, None
         row = observed_row(self.config, leg)
-        row = evaluate(self.trainer, self.corpus, self.folder, row)
+        with self.telemetry.timed("evaluation"):
+            row = evaluate(self.trainer, self.corpus, self.folder, row)
         self.evaluations += 1
         if not math.isfinite(row["loss"]):
             return None, "the validation loss is not finite"
@@ -271,9 +274,7 @@ class _Run:
 
     def _progress(self) -> None:
         config, trainer = self.config, self.trainer
-        now = time.monotonic()
-        elapsed = max(1e-9, now - self.reported_at)
-        tokens = (self.trained - self.reported_trained) * config.batch_tokens
+        speed = self.telemetry.speed(self.trained - self.reported_trained)
         self.metrics.append(
             {
                 "kind": "progress",
@@ -283,11 +284,12 @@ class _Run:
                 "train_loss": finite(trainer.smoothed_loss.item()),
                 "lr": config.lr * trainer.schedule(max(0, trainer.step - 1)),
                 "grad_norm": finite(trainer.grad_norm.item()),
-                "tokens_per_second": tokens / elapsed,
+                **speed,
                 **self._standing(),
             }
         )
-        self.reported_at, self.reported_trained = now, self.trained
+        self.reported_at, self.reported_trained = time.monotonic(), self.trained
+        self.telemetry.lap()
 
     def _standing(self) -> Row:
         """Return where the attempt stands: what every row says."""
@@ -298,6 +300,7 @@ class _Run:
             "device_seconds": self._seconds(),
             "data_seconds": self.trainer.feed.seconds,
             "mode": self.trainer.compilation.mode,
+            **self.telemetry.standing(),
         }
 
     def _save(self) -> Path:
@@ -311,7 +314,8 @@ class _Run:
 
     def _save_alone(self) -> None:
         """Save, and delete what was saved before."""
-        saved = self._save()
+        with self.telemetry.timed("checkpoint"):
+            saved = self._save()
         self.world.agree(lambda: keep_only(self.checkpoints, saved))
 
     def _load(self, checkpoint: Path) -> None:
