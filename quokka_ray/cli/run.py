@@ -43,6 +43,7 @@ def run_train(options: argparse.Namespace) -> int:
     from quokka_ray.campaign.menu import plan_run, price
     from quokka_ray.cluster.driver import prepare_study
     from quokka_ray.cluster.interrupt import interruptible
+    from quokka_ray.cluster.workers import train_by_itself
     from quokka_ray.model.shapes import shape_for
     from quokka_ray.training.run import train
 
@@ -77,20 +78,36 @@ def run_train(options: argparse.Namespace) -> int:
         earlier_points=earlier,
     )
     stop = False
+    stop_file = options.out / "stop"
+    report = _print_row if sys.stderr.isatty() else lambda row: None
+    several = study.resources.workers_per_trial != 1
+    if several:
+        options.out.mkdir(parents=True, exist_ok=True)
+        stop_file.unlink(missing_ok=True)
 
     def request_stop() -> None:
         nonlocal stop
         stop = True
+        if several:
+            stop_file.touch()
 
     with interruptible(request_stop) as interruption:
-        outcome = train(
-            config,
-            options.out,
-            report=_print_row if sys.stderr.isatty() else lambda row: None,
-            should_stop=lambda: stop,
-            device=options.device or ("cuda" if torch.cuda.is_available() else "cpu"),
-            threads=study.resources.threads,
-        )
+        if several:
+            if options.device:
+                raise ConfigurationError(
+                    "--device is for one process: workers get their devices from the cluster; "
+                    "leave it out, or set resources.workers_per_trial=1"
+                )
+            outcome = train_by_itself(config, options.out, study.resources, report, stop_file)
+        else:
+            outcome = train(
+                config,
+                options.out,
+                report=report,
+                should_stop=lambda: stop,
+                device=options.device or ("cuda" if torch.cuda.is_available() else "cpu"),
+                threads=study.resources.threads,
+            )
     if outcome.status == "interrupted":
         note("stopped after a checkpoint; the same command goes on")
         return interruption.exit_code

@@ -7,6 +7,7 @@ campaign's ledger is the only state: nothing is saved with Tune's, and a resumed
 
 import json
 import logging
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from quokka_ray.campaign.campaign import Answer, Campaign
 from quokka_ray.campaign.sampler import SteeredSampler, search_space
 from quokka_ray.campaign.steering import Proposal
 from quokka_ray.cluster.trainable import ROW, trial_config, why_it_failed
+from quokka_ray.study.trajectory import TrajectoryConfig
 
 logger = logging.getLogger(__name__)
 
@@ -33,10 +35,14 @@ class CampaignSearch(OptunaSearch):
     Args:
         campaign: The campaign; new proposals pass through Optuna on their way.
         stop_file: The file whose existence asks all trials to return.
+        workers: Says how many workers a trajectory has.
     """
 
-    def __init__(self, campaign: Campaign, stop_file: Path) -> None:
+    def __init__(
+        self, campaign: Campaign, stop_file: Path, workers: Callable[[TrajectoryConfig], int]
+    ) -> None:
         self._campaign = campaign
+        self._workers = workers
         self._stop_file = stop_file
         space = search_space(campaign.study.search, campaign.menu)
         self._steered = SteeredSampler(space, campaign.propose)
@@ -66,6 +72,7 @@ class CampaignSearch(OptunaSearch):
             self._campaign.folder.trajectory(answer.id).absolute(),
             self._stop_file.absolute(),
             self._campaign.study.resources.threads,
+            self._workers(answer),
         )
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:

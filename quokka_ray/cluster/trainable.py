@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from quokka_ray.cluster.machines import Room
 from quokka_ray.study.trajectory import TrajectoryConfig
 
 Train = Callable[..., object]
@@ -50,7 +51,7 @@ def why_it_failed(folder: Path) -> str:
 
 
 def trial_config(
-    trajectory: TrajectoryConfig, folder: Path, stop_file: Path, threads: int
+    trajectory: TrajectoryConfig, folder: Path, stop_file: Path, threads: int, workers: int = 1
 ) -> dict[str, Any]:
     """Return the Tune configuration of a trial: constants that say what it runs."""
     return {
@@ -59,16 +60,46 @@ def trial_config(
         "folder": str(folder),
         "stop_file": str(stop_file),
         "threads": threads,
+        "workers": workers,
     }
 
 
-def trial_of(train: Train | None = None) -> Callable[[dict[str, Any]], None]:
-    """Return the Tune trainable that runs `train`; None: `quokka_ray.training.run.train`."""
+def trial_of(
+    train: Train | None = None, room: Room | None = None
+) -> Callable[[dict[str, Any]], None]:
+    """Return the Tune trainable of a study.
+
+    Args:
+        train: What it runs; None: `quokka_ray.training.run.train`.
+        room: What each worker asks for, where a trial has several.
+    """
 
     def run_trial(config: dict[str, Any]) -> None:
-        _run(config, train)
+        if config["workers"] == 1 or train is not None:
+            _run(config, train)
+        else:
+            assert room is not None
+            _run_on_workers(config, room)
 
     return run_trial
+
+
+def _run_on_workers(config: dict[str, Any], room: Room) -> None:
+    """Train one trajectory from inside a Tune trial, by workers of its own."""
+    from ray import tune
+
+    from quokka_ray.cluster.workers import train_on_workers
+
+    train_on_workers(
+        TrajectoryConfig.model_validate_json(config["trajectory"]),
+        Path(config["folder"]),
+        workers=config["workers"],
+        room=room,
+        report=lambda row: tune.report({ROW: json.dumps(row)}),
+        stop_file=Path(config["stop_file"]),
+        threads=config["threads"],
+        state=Path(tune.get_context().get_trial_dir()),
+    )
 
 
 def _run(config: dict[str, Any], train: Train | None) -> None:

@@ -1,14 +1,18 @@
 """The Ray executor: a fresh `Tuner` around the campaign, on a local or a running cluster."""
 
 import logging
-import math
 import os
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from quokka_ray.campaign.campaign import Campaign
+from quokka_ray.cluster.machines import Room, connect, device_memory, room_for
 from quokka_ray.cluster.trainable import Train, trial_of
-from quokka_ray.errors import MachineError
-from quokka_ray.study.config import ResourcesConfig
+from quokka_ray.cluster.worlds import Worlds
+
+if TYPE_CHECKING:
+    from ray import tune
 
 logger = logging.getLogger(__name__)
 
@@ -50,18 +54,26 @@ def run_on_ray(campaign: Campaign, stop_file: Path, train: Train | None = None) 
     resources = campaign.study.resources
     started_here = not ray.is_initialized()
     if started_here:
-        _connect(resources)
+        connect(resources)
     try:
-        request, slots = _slots(resources)
-        logger.info("running %d trials at once, each with %s", slots, request)
+        room = room_for(resources)
+        worlds = Worlds(resources, room, device_memory)
+        fewest, most = _sizes(campaign, worlds)
+        room.trials(most)
+        slots = room.trials(fewest)
+        if resources.slots != "auto":
+            slots = min(resources.slots, slots)
+        logger.info("running %d trials at once, of up to %d workers each", slots, most)
         tuner = tune.Tuner(
-            tune.with_resources(trial_of(train), request),
+            tune.with_resources(trial_of(train, room), partial(_request, room=room)),
             tune_config=tune.TuneConfig(
-                search_alg=CampaignSearch(campaign, stop_file),
+                search_alg=CampaignSearch(campaign, stop_file, worlds.of),
                 num_samples=-1,
                 # Without the limit Tune holds one suggestion made before the last observation.
                 max_concurrent_trials=slots,
-                reuse_actors=True,
+                # An actor that is kept holds its device, which workers may be waiting for; one
+                # that only waits for its workers holds none.
+                reuse_actors=most == 1 or fewest > 1,
                 trial_name_creator=_trial_name,
                 trial_dirname_creator=_trial_name,
             ),
@@ -79,43 +91,26 @@ def run_on_ray(campaign: Campaign, stop_file: Path, train: Train | None = None) 
             ray.shutdown()
 
 
-def _connect(resources: ResourcesConfig) -> None:
-    import ray
-
-    try:
-        ray.init(
-            address=resources.address,
-            include_dashboard=False if resources.address == "local" else None,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-        )
-    except (ConnectionError, RuntimeError) as error:
-        raise MachineError(
-            f"no Ray cluster at resources.address = {resources.address!r}: {error}"
-        ) from error
+def _sizes(campaign: Campaign, worlds: Worlds) -> tuple[int, int]:
+    """Return the fewest and the most workers that a trial of the study may have."""
+    study, vocab_size = campaign.study, campaign.corpus.vocab_size
+    counts = {
+        worlds.of_size(rung.shape, study.model, vocab_size, study.training)
+        for rung in campaign.menu.rungs.values()
+    }
+    return min(counts), max(counts)
 
 
-def _slots(resources: ResourcesConfig) -> tuple[dict[str, float], int]:
-    """Return what one trial asks for, and how many of them the cluster has room for."""
-    import ray
+def _request(config: dict[str, Any], room: Room) -> "tune.PlacementGroupFactory":
+    """Return what the trial of a configuration asks for."""
+    from ray import tune
 
-    # A cluster that is still starting has no resources yet; its first node brings them.
-    total = ray.cluster_resources()
-    gpus = resources.gpus_per_trial
-    if gpus == "auto":
-        gpus = 1.0 if total.get("GPU", 0) >= 1 else 0.0
-    request = {"cpu": resources.cpus_per_trial, "gpu": gpus}
-    room = [total.get("CPU", 0) / resources.cpus_per_trial]
-    if gpus:
-        room.append(total.get("GPU", 0) / gpus)
-    capacity = math.floor(min(room) + 1e-9)
-    if capacity < 1:
-        raise MachineError(
-            f"no room for one trial: it asks for {request}, the cluster has "
-            f"{total.get('CPU', 0):g} CPUs and {total.get('GPU', 0):g} GPUs"
-        )
-    slots = capacity if resources.slots == "auto" else min(resources.slots, capacity)
-    return request, slots
+    if config["workers"] == 1:
+        gpus = {"GPU": room.gpus} if room.gpus else {}
+        return tune.PlacementGroupFactory([{"CPU": room.cpus, **gpus}])
+    # Its workers ask for theirs by themselves. One byte, since a request must ask for something:
+    # were it a share of a CPU, workers that take every CPU would never start.
+    return tune.PlacementGroupFactory([{"memory": 1}])
 
 
 def _next_attempt(folder: Path) -> str:

@@ -221,13 +221,17 @@ class LawConfig(Section):
 class ResourcesConfig(Section):
     """What one trial occupies, and how many run at once."""
 
+    workers_per_trial: Literal["auto"] | Annotated[int, Field(ge=1)] = 1
+    """Workers that train one trajectory together, each on a device of its own; `auto`: one, and
+    as many more as a model needs that does not fit the memory of one GPU."""
     slots: Literal["auto"] | Annotated[int, Field(ge=1)] = "auto"
     """Trials at once; `auto`: as many as the machine or cluster has room for."""
     cpus_per_trial: float = Field(default=1, gt=0)
+    """Of a trial of one worker; of each worker where there are several."""
     gpus_per_trial: Literal["auto"] | Annotated[float, Field(ge=0)] = "auto"
-    """`auto`: one where there is a GPU, else none."""
+    """The same of GPUs; `auto`: one where there is a GPU, else none."""
     threads: int = Field(default=1, ge=1)
-    """Torch threads of one trial; more than one stalls where cores are shared."""
+    """Torch threads of one worker; more than one stalls where cores are shared."""
     address: str = "local"
     """Ray cluster to run on: `local` starts one on this machine, `auto` joins the running one."""
 
@@ -288,6 +292,16 @@ class StudyConfig(Section):
             raise ValueError(
                 "corpus: a study is resumed, and stdin cannot be read again: run `quokka-ray "
                 "prepare --corpus -` first, and name what it prints as corpus: prepared:PATH"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _workers_share_the_batch(self) -> Self:
+        workers, batch = self.resources.workers_per_trial, self.training.batch_sequences
+        if workers != "auto" and batch % workers:
+            raise ValueError(
+                f"training.batch_sequences ({batch}) cannot be shared by "
+                f"resources.workers_per_trial ({workers}): make it a multiple"
             )
         return self
 

@@ -1,8 +1,8 @@
 """Whether the workers of a trajectory each hold its model, or spread it among them."""
 
-import torch
-
-from quokka_ray.study.trajectory import TrajectoryConfig
+from quokka_ray.model.counts import count_params
+from quokka_ray.study.config import ModelConfig, TrainingConfig
+from quokka_ray.study.trajectory import Shape, TrajectoryConfig
 
 
 def is_spread(config: TrajectoryConfig, device: str, workers: int) -> bool:
@@ -11,11 +11,21 @@ def is_spread(config: TrajectoryConfig, device: str, workers: int) -> bool:
         return False
     if config.training.sharding == "full":
         return True
-    return torch.device(device).type == "cuda" and not replica_fits(
-        config, torch.cuda.get_device_properties(device).total_memory
-    )
+    import torch
+
+    if torch.device(device).type != "cuda":
+        return False
+    memory = torch.cuda.get_device_properties(device).total_memory
+    return not fits(config.shape, config.model, config.vocab_size, config.training, memory)
 
 
-def replica_fits(config: TrajectoryConfig, memory: float) -> bool:
-    """Return whether `memory` bytes hold one whole copy and what its optimiser step needs."""
-    return 16.0 * config.params <= 0.7 * memory
+def fits(
+    shape: Shape,
+    model: ModelConfig,
+    vocab_size: int,
+    training: TrainingConfig,
+    memory: float,
+    shards: int = 1,
+) -> bool:
+    """Return whether a device of `memory` bytes trains a size that is spread over `shards`."""
+    return 16.0 * count_params(shape, model, vocab_size) / shards <= 0.7 * memory
