@@ -48,6 +48,7 @@ class Group:
 GROUPS = {
     "step": Group("step", "a small model's step on one CPU thread", "cpu"),
     "equality": Group("equality", "one run trained in two ways", "any"),
+    "worlds": Group("worlds", "one run by one process and by two", "cpu"),
     "start": Group("start", "starting a trial whose shape is compiled already", "any"),
     "gpu": Group("gpu", "1B parameters on one GPU, and a small model's CUDA graph", "cuda"),
     "tiny": Group("tiny", "the quick start's steps beside their bare matrix products", "cpu"),
