@@ -150,6 +150,23 @@ def test_one_given_run_is_trained_and_asked_again_gives_the_same_answer(
     assert "less than one optimiser step" in err
 
 
+def test_one_run_is_observed_at_several_token_counts(
+    study: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["train", str(study), "--params", "3.9k", "--tokens", "30k", "--json"]
+    assert main([*command, "--observe-at", "15k", "7k", "--out", str(tmp_path / "one")]) == 0
+    answer = json.loads(capsys.readouterr().out)
+    tokens = [row["tokens"] for row in answer["observations"]]
+    assert [round(count / 1e3) for count in tokens] == [7, 15, 30]
+    assert answer["observations"][-1]["loss"] == answer["loss"]
+    code, err = refused(
+        capsys, *command, "--observe-at", "15k", "--lr-schedule", "cosine",
+        "--out", str(tmp_path / "two"),
+    )  # fmt: skip
+    assert code == 2
+    assert "take lr_schedule wsd or constant" in err
+
+
 def test_the_doctor_says_what_a_search_needs(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

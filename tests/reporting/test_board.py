@@ -41,6 +41,18 @@ def observation(trajectory: str, tokens: int, flops: float, loss: float | None) 
     }  # fmt: skip
 
 
+def test_a_trunk_taken_up_after_a_branch_goes_on_to_the_right(tmp_path: Path) -> None:
+    with StudyBoard(tmp_path) as board:
+        for tokens, processed, loss in ((60, 60, 3.0), (100, 100, 2.5), (80, 120, 2.9)):
+            board.progress({"trajectory": "t1", "tokens": tokens, "processed_tokens": processed,
+                            "train_loss": loss, "mfu": 0.5})  # fmt: skip
+        for tokens, loss in ((100, 2.6), (200, 2.4)):
+            board.observation(observation("t1", tokens, 6e6 * tokens, loss))
+    assert [step for step, _ in scalars(tmp_path / "t1", "train/loss")] == [60, 100, 120]
+    assert [step for step, _ in scalars(tmp_path / "t1", "loss/by_tokens")] == [100, 200]
+    assert scalars(tmp_path / "t1", "device/share_of_matrix_product")[0] == (60, 0.5)
+
+
 def test_hyperparameters_are_there_while_the_trial_still_runs(tmp_path: Path) -> None:
     with StudyBoard(tmp_path) as board:
         board.trial_started("t1", HPARAMS)

@@ -7,7 +7,7 @@ import pytest
 from rich.console import Console, RenderableType
 
 from analysis.uncertainty import Estimate
-from quokka_ray.reporting.live import LiveView, final_report, search_table, trial_line
+from quokka_ray.reporting.live import LiveView, duration, final_report, search_table, trial_line
 from quokka_ray.reporting.state import Optimum, RunningTrial, SearchState
 
 EMPTY = SearchState("smoke", budget_flops=6e12, target_flops=1e14, message="0 finished runs")
@@ -113,6 +113,26 @@ def test_on_a_terminal_the_table_is_drawn_and_left_standing(
         view.update(BUSY)
     assert "12 finished" in stream.getvalue()
     assert stream.getvalue().endswith("\x1b[?25h")  # the cursor is back
+
+
+def test_a_trial_with_several_observations_says_all_their_losses() -> None:
+    line = trial_line("0001-N4k-D1M", "finished", 2.5, 0.25, earlier=[3.0, 2.75])
+    assert "loss 2.5000 (before: 3.0000, 2.7500)" in line
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [
+        (40, "40 s"),
+        (89, "89 s"),
+        (91, "2 min"),
+        (5_000, "83 min"),
+        (12_240, "3.4 h"),
+        (2e5, "2.3 d"),
+    ],
+)
+def test_times_are_said_in_the_largest_unit_that_fits(seconds: float, words: str) -> None:
+    assert duration(seconds) == words
 
 
 def test_a_trial_that_failed_says_why() -> None:
