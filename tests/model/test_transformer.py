@@ -151,3 +151,23 @@ def test_times_a_thousandth_apart_are_told_apart():
     assert features.shape == (1001, TIME_FEATURES)
     assert features.abs().max() <= 1
     assert torch.cdist(features, features).fill_diagonal_(9).min() > 0.3
+
+
+def test_a_large_table_gets_the_gradient_of_a_dense_lookup(monkeypatch):
+    family = ModelConfig(seq_len=8, head_dim=8, ffn_multiple=8)
+    vocab = (1 << 20) // 16
+    module = DiffusionTransformer(make_shape(16, 2, family), family, vocab)
+    module.initialise(family, 0)
+    tokens = torch.randint(50, (4, 8), generator=torch.Generator().manual_seed(0))
+
+    def gradient():
+        module.zero_grad()
+        states = module(tokens).flatten(0, 1)
+        module.logits(states[:3]).logsumexp(-1).sum().backward()
+        assert not module.embedding.weight.grad.is_sparse
+        return module.embedding.weight.grad
+
+    assert module._adds_few_rows(tokens)
+    few = gradient()
+    monkeypatch.setattr(DiffusionTransformer, "_adds_few_rows", lambda self, tokens: False)
+    torch.testing.assert_close(few, gradient())
