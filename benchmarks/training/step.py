@@ -47,6 +47,7 @@ def rows(setting: Setting) -> Iterator[Row]:
     config = run_of(256, layers, vocab_size=vocab, seq_len=256, rows=4)
     ours, plain = (Trainer(config, windows_of(config), "cpu") for _ in range(2))
     plain._objective = FullHead(plain._objective)
+    plain.fused = None  # Which the quick size has.
     square = torch.randn(_SQUARE, _SQUARE)
     flops = 2 * _SQUARE**3
 
