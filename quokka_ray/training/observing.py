@@ -10,6 +10,7 @@ from quokka_ray.corpus.tokenizers import text_bytes
 from quokka_ray.diffusion.likelihood import evaluator_id, validation_loss
 from quokka_ray.study.path import Leg
 from quokka_ray.study.trajectory import TrajectoryConfig
+from quokka_ray.training.fused_step import FusedDenoiser
 from quokka_ray.training.loop import Trainer
 from quokka_ray.training.lr_schedules import is_cooled
 from quokka_ray.training.metrics import Row
@@ -41,8 +42,8 @@ def evaluate(trainer: Trainer, corpus: TokenCorpus, folder: Path, row: Row) -> R
     windows = corpus.validation_windows(seq_len, evaluation.sequences, evaluation.seed)
     with trainer.compilation.paused():
         result = trainer.apply(
-            lambda denoiser: validation_loss(
-                denoiser,
+            lambda model: validation_loss(
+                model if trainer.fused is None else FusedDenoiser(model, trainer.fused),
                 windows,
                 evaluation,
                 config.vocab_size,

@@ -6,9 +6,10 @@ from torch.nn import functional
 from trajectories import MODEL, trajectory
 
 from quokka_ray.diffusion.build import build_objective
+from quokka_ray.diffusion.likelihood import validation_loss
 from quokka_ray.model import transformer
 from quokka_ray.model.transformer import DiffusionTransformer
-from quokka_ray.study.config import DiffusionConfig
+from quokka_ray.study.config import DiffusionConfig, EvaluationConfig
 from quokka_ray.training import fused_step as fused
 from quokka_ray.training.loop import Trainer
 
@@ -140,6 +141,21 @@ def test_every_objective_of_masks_is_covered(corpus, double, diffusion):
     stir(trainer.model)
     assert trainer.fused is not None
     compare(trainer)
+
+
+def test_the_validation_loss_is_the_plain_models(corpus, monkeypatch):
+    # Two whole parts and a smaller one.
+    monkeypatch.setattr(fused, "_POSITIONS_READ", 512)
+    trainer = trainer_of(corpus)
+    stir(trainer.model)
+    windows = corpus.validation_windows(32, 40, 0)
+    evaluation = EvaluationConfig(sequences=40, draws=2)
+    plain, ours = (
+        validation_loss(model, windows, evaluation, corpus.vocab_size)
+        for model in (trainer.model, fused.FusedDenoiser(trainer.model, trainer.fused))
+    )
+    assert ours.per_sequence == pytest.approx(plain.per_sequence, rel=1e-5)
+    assert ours.loss == pytest.approx(plain.loss, rel=1e-6)
 
 
 @pytest.mark.parametrize("optimizer", ["muon", "adamw"])
