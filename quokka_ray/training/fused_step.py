@@ -2,8 +2,8 @@
 
 The same numbers, up to rounding, as `objective.loss(model, ...)` and `backward()`: the sum of
 weighted cross-entropies at masked positions of `model/transformer.py`. On one CPU thread it takes
-half of their time at two hundred thousand parameters and less below (docs/log.md). Layers are
-those of `model/fused_block.py`, features first.
+.6 of their time at fifty thousand parameters and .7 at two hundred thousand (docs/log.md).
+Layers are those of `model/fused_block.py`, features first.
 
 Two things are done where there is less to do: embeddings are normalised in their table, which is
 shorter than the batch, and the last norm only where there is a loss.
