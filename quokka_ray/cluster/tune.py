@@ -95,7 +95,7 @@ def _sizes(campaign: Campaign, worlds: Worlds) -> tuple[int, int]:
     """Return the fewest and the most workers that a trial of the study may have."""
     study, vocab_size = campaign.study, campaign.corpus.vocab_size
     counts = {
-        worlds.of_size(rung.shape, study.model, vocab_size, study.training)
+        worlds.of_size(rung.shape, study.model, vocab_size, study.training, study.diffusion)
         for rung in campaign.menu.rungs.values()
     }
     return min(counts), max(counts)

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from quokka_ray.cluster.machines import Room
 from quokka_ray.errors import MachineError
-from quokka_ray.study.config import ModelConfig, ResourcesConfig, TrainingConfig
+from quokka_ray.study.config import DiffusionConfig, ModelConfig, ResourcesConfig, TrainingConfig
 from quokka_ray.study.trajectory import Shape, TrajectoryConfig
 
 
@@ -28,11 +28,20 @@ class Worlds:
     def of(self, trajectory: TrajectoryConfig) -> int:
         """Return the workers of a trajectory."""
         return self.of_size(
-            trajectory.shape, trajectory.model, trajectory.vocab_size, trajectory.training
+            trajectory.shape,
+            trajectory.model,
+            trajectory.vocab_size,
+            trajectory.training,
+            trajectory.diffusion,
         )
 
     def of_size(
-        self, shape: Shape, model: ModelConfig, vocab_size: int, training: TrainingConfig
+        self,
+        shape: Shape,
+        model: ModelConfig,
+        vocab_size: int,
+        training: TrainingConfig,
+        diffusion: DiffusionConfig,
     ) -> int:
         """Return the workers of a size: those that were asked for, or the fewest that hold it.
 
@@ -46,8 +55,10 @@ class Worlds:
         spread = training.sharding != "none"
         most = max(1, self._room.workers) if spread else 1
         for workers in range(1, most + 1):
-            shares = training.batch_sequences % workers == 0
-            if shares and fits(shape, model, vocab_size, training, self._memory, workers):
+            if training.batch_sequences % workers:
+                continue
+            sizes = (shape, model, vocab_size, training, diffusion)
+            if fits(*sizes, self._memory, workers):
                 return workers
         raise MachineError(
             f"a model of width {shape.d_model} and {shape.layers} layers does not fit {most} "

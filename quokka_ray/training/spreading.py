@@ -1,7 +1,7 @@
 """Whether the workers of a trajectory each hold its model, or spread it among them."""
 
 from quokka_ray.model.counts import count_params
-from quokka_ray.study.config import ModelConfig, TrainingConfig
+from quokka_ray.study.config import DiffusionConfig, ModelConfig, TrainingConfig
 from quokka_ray.study.trajectory import Shape, TrajectoryConfig
 
 
@@ -16,7 +16,9 @@ def is_spread(config: TrajectoryConfig, device: str, workers: int) -> bool:
     if torch.device(device).type != "cuda":
         return False
     memory = torch.cuda.get_device_properties(device).total_memory
-    return not fits(config.shape, config.model, config.vocab_size, config.training, memory)
+    return not fits(
+        config.shape, config.model, config.vocab_size, config.training, config.diffusion, memory
+    )
 
 
 def fits(
@@ -24,6 +26,7 @@ def fits(
     model: ModelConfig,
     vocab_size: int,
     training: TrainingConfig,
+    diffusion: DiffusionConfig,
     memory: float,
     shards: int = 1,
 ) -> bool:

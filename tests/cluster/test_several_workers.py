@@ -14,10 +14,12 @@ from quokka_ray.cluster.workers import _Appended
 from quokka_ray.cluster.worlds import Worlds
 from quokka_ray.errors import ConfigurationError, MachineError
 from quokka_ray.model.shapes import make_shape
-from quokka_ray.study.config import ModelConfig, ResourcesConfig, TrainingConfig
+from quokka_ray.study.config import DiffusionConfig, ModelConfig, ResourcesConfig, TrainingConfig
 from quokka_ray.study.loader import load_study
 
 PAIRS = ["--set", "resources.workers_per_trial=2"]
+# Seven processes start, each for seconds of a core that others may be using.
+START_SECONDS = 400
 # Long enough to be met in mid-run, and few.
 TWO_RUNS = ["--set", "budget.trials=2", "--set", "search.run_flops.low=4e9"]
 
@@ -78,7 +80,7 @@ def test_a_worker_that_dies_ends_the_attempt_and_the_next_one_resumes(tmp_path: 
     folder = tmp_path / "runs" / "tiny"
     process = start("search", str(study), *PAIRS, *TWO_RUNS)
     try:
-        await_(lambda: progressing(folder), "checkpoint", process)
+        await_(lambda: progressing(folder), "checkpoint", process, START_SECONDS)
         workers_of(process)[-1].kill()
         _, err = process.communicate(timeout=500)
     finally:
@@ -103,7 +105,7 @@ def test_ctrl_c_stops_workers_together_and_a_resume_goes_on(tmp_path: Path) -> N
     folder = tmp_path / "runs" / "tiny"
     process = start("search", str(study), *PAIRS, *TWO_RUNS)
     try:
-        await_(lambda: progressing(folder), "checkpoint", process)
+        await_(lambda: progressing(folder), "checkpoint", process, START_SECONDS)
         os.killpg(process.pid, signal.SIGINT)
         _, err = process.communicate(timeout=60)
     finally:
@@ -156,16 +158,18 @@ def test_auto_takes_more_workers_where_a_model_does_not_fit_one() -> None:
     worlds = Worlds(resources, room, lambda: 80e9)
     model, training = ModelConfig(), TrainingConfig(precision="bf16")
     counts = [
-        worlds.of_size(make_shape(width, layers, model), model, 50_000, training)
+        worlds.of_size(
+            make_shape(width, layers, model), model, 50_000, training, DiffusionConfig()
+        )
         for width, layers in ((1024, 12), (4096, 32), (8192, 40))
     ]
     assert counts[0] == 1 < counts[1] < counts[2]
     assert all(training.batch_sequences % count == 0 for count in counts)
     with pytest.raises(MachineError, match="does not fit 16 GPU"):
-        worlds.of_size(make_shape(16384, 96, model), model, 50_000, training)
+        worlds.of_size(make_shape(16384, 96, model), model, 50_000, training, DiffusionConfig())
     whole = training.model_copy(update={"sharding": "none"})
     with pytest.raises(MachineError, match="does not fit 1 GPU"):
-        worlds.of_size(make_shape(4096, 32, model), model, 50_000, whole)
+        worlds.of_size(make_shape(4096, 32, model), model, 50_000, whole, DiffusionConfig())
 
 
 def test_without_gpus_auto_is_one_worker() -> None:
@@ -174,7 +178,12 @@ def test_without_gpus_auto_is_one_worker() -> None:
 
     worlds = Worlds(ResourcesConfig(workers_per_trial="auto"), Room(1, 0, 2, "2 CPUs"), never)
     model = ModelConfig()
-    assert worlds.of_size(make_shape(8192, 40, model), model, 50_000, TrainingConfig()) == 1
+    assert (
+        worlds.of_size(
+            make_shape(8192, 40, model), model, 50_000, TrainingConfig(), DiffusionConfig()
+        )
+        == 1
+    )
 
 
 def test_a_batch_that_workers_cannot_share_is_refused_with_the_study(tmp_path: Path) -> None:

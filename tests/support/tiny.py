@@ -88,12 +88,17 @@ def observed_on_disk(folder: Path) -> set[str]:
     return {row["observation"] for row in rows if row["kind"] == "observation"}
 
 
-def await_(condition: Callable[[], bool], what: str, process: subprocess.Popen[str]) -> None:
-    """Wait until `condition` holds, while `process` lives and for two minutes at most."""
-    deadline = time.monotonic() + 120
+def await_(
+    condition: Callable[[], bool],
+    what: str,
+    process: subprocess.Popen[str],
+    seconds: float = 120,
+) -> None:
+    """Wait until `condition` holds, while `process` lives and for `seconds` at most."""
+    deadline = time.monotonic() + seconds
     while not condition():
         assert process.poll() is None, f"ended before {what}: {process.communicate()}"
-        assert time.monotonic() < deadline, f"no {what} within two minutes"
+        assert time.monotonic() < deadline, f"no {what} within {seconds} seconds"
         time.sleep(0.02)
 
 
