@@ -11,6 +11,7 @@ before attention, output projections that start at zero.
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
 
 from quokka_ray.errors import ConfigurationError
 from quokka_ray.model.counts import head_dim_of
@@ -171,6 +172,9 @@ class DiffusionTransformer(nn.Module):
         end_of_document: The token that ends a document, needed where `model.document_attention`
             is `within`.
 
+    Attributes:
+        checkpointing: Whether blocks keep their input alone for the backward pass, and run twice.
+
     Raises:
         ValueError: It is needed and not given.
     """
@@ -194,6 +198,7 @@ class DiffusionTransformer(nn.Module):
             )
         self.end_of_document = end_of_document if within else None
         self.causal = bool(model.causal)
+        self.checkpointing = False
         self.transfer = transfer
         self.vocab_size = vocab_size
         self.mask_id = vocab_size
@@ -273,8 +278,15 @@ class DiffusionTransformer(nn.Module):
         documents = None
         if self.end_of_document is not None:
             documents = Documents(tokens, self.end_of_document, self.causal)
+        twice = self.checkpointing and torch.is_grad_enabled()
         for block in self.blocks:
-            x = block(x, table, documents)
+            if twice:
+                # Nothing in a block is random.
+                x = checkpoint(
+                    block, x, table, documents, use_reentrant=False, preserve_rng_state=False
+                )
+            else:
+                x = block(x, table, documents)
         return self.final_norm(x)
 
     def _adds_few_rows(self, tokens: Tensor) -> bool:

@@ -96,8 +96,11 @@ class TrainingConfig(Section):
     batch_sequences: int = Field(default=256, ge=2, multiple_of=2)
     """Sequences of one optimiser step; even, because masks come in antithetic pairs."""
     micro_batch_sequences: int | None = Field(default=None, ge=1)
-    """Sequences that are in memory at once; unset: the whole batch. The step is the same up to
-    rounding."""
+    """Sequences that are in memory at once; unset: as many as the memory model says fit, the
+    whole batch if it does. The step is the same up to rounding."""
+    activation_checkpointing: Literal["auto", "never", "always"] = "auto"
+    """Whether blocks keep their input alone and run a second time in the backward pass, a third
+    more compute; `auto`: only where a single sequence would not fit otherwise."""
     warmup_fraction: float = Field(default=0.05, ge=0, lt=1)
     cooldown_fraction: float = Field(default=0.2, ge=0, le=1)
     """Share of the tokens over which warmup-stable-decay cools down, linearly to zero."""

@@ -14,9 +14,11 @@ from quokka_ray.model.transformer import DiffusionTransformer, build_model
 from quokka_ray.study.trajectory import TrajectoryConfig
 from quokka_ray.training.compiled import Compilation
 from quokka_ray.training.cuda_graphs import Replayed, fits
+from quokka_ray.training.device_memory import MicroBatch
 from quokka_ray.training.feed import Feed, steps_ahead
 from quokka_ray.training.fused_step import FusedStep, fused_step
 from quokka_ray.training.lr_schedules import leg_schedule
+from quokka_ray.training.micro_batches import MicroBatches
 from quokka_ray.training.optimizers import Muon, build_optimizers
 from quokka_ray.training.precision import products_in_bf16
 from quokka_ray.training.world import ALONE, World, local
@@ -53,6 +55,7 @@ class Trainer:
         device: Where this rank computes.
         world: The ranks that train it together.
         sharded: Whether they share its parameters (FSDP2), or each has all of them.
+        micro_batches: How much of a batch is in memory at once; unset: what fits.
 
     Attributes:
         step: Steps taken.
@@ -61,6 +64,7 @@ class Trainer:
         smoothed_loss: 0-d tensor on the device, the exponential mean of the objective.
         grad_norm: 0-d tensor on the device, the last step's norm before clipping.
         fused: What computes loss and gradients of a tiny model; None: autograd does.
+        micro_batches: How much of a batch is in memory at once.
     """
 
     def __init__(
@@ -70,10 +74,13 @@ class Trainer:
         device: str,
         world: World = ALONE,
         sharded: bool = False,
+        micro_batches: MicroBatches | None = None,
     ) -> None:
         self.config = config
         self.device = device
         self.world = world
+        # Before the model is there: it says what of the free memory a step may take.
+        self.micro_batches = micro_batches or MicroBatches(config, device, world)
         self.step = 0
         self._rows = world.share(config.training.batch_sequences)
         self._windows = windows
@@ -111,13 +118,29 @@ class Trainer:
         return self.step * self.config.batch_tokens
 
     def advance(self) -> None:
-        """Take one optimiser step. Nothing in it waits for the device."""
-        training = self.config.training
-        rows = training.batch_sequences
+        """Take one optimiser step. Nothing in it waits for the device.
+
+        Where memory runs out, the step is taken again in smaller parts, with the same data and
+        noise; an update is gone on with where it stopped.
+        """
         clean, batch = self.feed.take(self.step)
-        self.compilation.before_step(self.step, lambda: self._rehearse(clean, batch))
+        fitting = self.micro_batches.until_it_fits
+        fitting(self.step, lambda now: self._prepare(clean, batch, now), self._start_again)
+        loss = fitting(
+            self.step, lambda now: self._gradients(clean, batch, now), self._start_again
+        )
+        rate = self.schedule(self.step)
+        fitting(self.step, lambda now: self._optimizers.step(rate))
+        self._drop()
+        self.smoothed_loss.lerp_(loss, _SMOOTHING)
+        self.step += 1
+        self.micro_batches.after_step()
+
+    def _gradients(self, clean: np.ndarray, batch: Batch[np.ndarray], now: MicroBatch) -> Tensor:
+        """Leave the clipped gradients of the whole batch, and return its loss."""
+        self.model.checkpointing = now.checkpointing
+        rows, at_once = len(clean), now.rows
         begin, end = self._rows
-        at_once = training.micro_batch_sequences or end - begin
         losses = []
         for first in range(begin, end, at_once):
             last = min(first + at_once, end)
@@ -126,12 +149,18 @@ class Trainer:
             losses.append(passes(self._send(clean[first:last]), part.map(self._send)))
         loss = losses[0] if len(losses) == 1 else torch.stack(losses).sum()
         self._sum_over_ranks(loss)
-        self.grad_norm = self._clip(training.grad_clip)
-        self._optimizers.step(self.schedule(self.step))
+        self.grad_norm = self._clip(self.config.training.grad_clip)
+        return loss
+
+    def _drop(self) -> None:
+        """Drop all gradients."""
         for parameter in self._parameters:
             parameter.grad = None
-        self.smoothed_loss.lerp_(loss, _SMOOTHING)
-        self.step += 1
+
+    def _start_again(self) -> None:
+        """Drop what passes have left and hold: a graph keeps the memory of what it recorded."""
+        self._drop()
+        self._replayed = Replayed(self._learn, self._parameters)
 
     def _may_replay(self, rows: int) -> bool:
         """Return whether passes of `rows` sequences go through a graph."""
@@ -146,14 +175,23 @@ class Trainer:
         clean = self._windows.batch(step * rows, rows)
         return clean, self._objective.draw(self.config.seed, step, clean)
 
-    def _rehearse(self, clean: np.ndarray, batch: Batch[np.ndarray]) -> None:
+    def _prepare(self, clean: np.ndarray, batch: Batch[np.ndarray], now: MicroBatch) -> None:
+        """Compile the blocks, if it is time to; memory that ends meanwhile leaves it undecided."""
+        self.model.checkpointing = now.checkpointing
+        decided = self.compilation.decided
+        try:
+            self.compilation.before_step(self.step, lambda: self._rehearse(clean, batch, now))
+        except RuntimeError:
+            self.compilation.decided = decided
+            raise
+
+    def _rehearse(self, clean: np.ndarray, batch: Batch[np.ndarray], now: MicroBatch) -> None:
         """Run the passes of a step's first rows, and leave no trace of it."""
         first = self._rows[0]
-        last = first + (self.config.training.micro_batch_sequences or self._rows[1] - first)
+        last = first + now.rows
         part = batch if last - first == len(clean) else batch.part(first, last, clean.shape[1])
         self._learn(self._send(clean[first:last]), part.map(self._send))
-        for parameter in self._parameters:
-            parameter.grad = None
+        self._drop()
 
     def _learn(self, tokens: Tensor, batch: Batch[Tensor]) -> Tensor:
         """Add the gradient of these rows' share of the loss, and return the share."""

@@ -67,18 +67,27 @@ class Muon(torch.optim.Optimizer):
             for members in stacks.values()
         ]
         super().__init__(groups, defaults)
+        # Where a step stopped for want of memory: groups that are done, and whether the next
+        # one's momenta have met their gradients.
+        self._done = 0
+        self._met = False
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
-        """Update all parameters from their gradients; every one must have a gradient."""
-        for group in self.param_groups:
+        """Update all parameters from their gradients; every one must have a gradient.
+
+        A step that an out-of-memory error ended is gone on with by the next call.
+        """
+        for group in self.param_groups[self._done :]:
             parameters, parts, lr = group["params"], group["parts"], group["lr"]
             gradients = [p.grad for p in parameters]
             for p in parameters:
                 if p not in self.state:
                     self.state[p]["momentum"] = torch.zeros_like(p)
             momenta = [self.state[p]["momentum"] for p in parameters]
-            torch._foreach_lerp_(momenta, gradients, 1 - group["momentum"])
+            if not self._met:
+                torch._foreach_lerp_(momenta, gradients, 1 - group["momentum"])
+                self._met = True
             updates = torch._foreach_lerp(gradients, momenta, group["momentum"])
             stack = torch.cat([lying(u, n) for u, n in zip(updates, parts, strict=True)])
             flat = orthogonalise(stack)
@@ -92,6 +101,8 @@ class Muon(torch.optim.Optimizer):
                 scale = max(1.0, rows / columns) ** 0.5
                 parameter.view(n, rows, columns).add_(update, alpha=-lr * scale)
                 first += n
+            self._done, self._met = self._done + 1, False
+        self._done = 0
 
 
 def lying(matrix: Tensor, parts: int) -> Tensor:
@@ -106,6 +117,7 @@ class Optimizers:
     def __init__(self, optimizers: list[torch.optim.Optimizer]) -> None:
         self._optimizers = optimizers
         self._peaks = [group["lr"] for group in self.groups]
+        self._done = 0
 
     @property
     def groups(self) -> list[dict[str, Any]]:
@@ -113,11 +125,19 @@ class Optimizers:
         return [group for o in self._optimizers for group in o.param_groups]
 
     def step(self, multiplier: float) -> None:
-        """Update at `multiplier` times each group's peak rate."""
+        """Update at `multiplier` times each group's peak rate.
+
+        A step that an out-of-memory error ended is gone on with by the next call: no parameter
+        is updated twice.
+        """
         for group, peak in zip(self.groups, self._peaks, strict=True):
             group["lr"] = peak * multiplier
-        for optimizer in self._optimizers:
+        for optimizer in self._optimizers[self._done :]:
+            if isinstance(optimizer, torch.optim.AdamW):
+                _make_moments(optimizer)
             optimizer.step()
+            self._done += 1
+        self._done = 0
 
     def state_dict(self) -> list[dict[str, Any]]:
         """Return all state: tensors and numbers only."""
@@ -127,6 +147,21 @@ class Optimizers:
         """Restore what `state_dict` returned."""
         for optimizer, state in zip(self._optimizers, states, strict=True):
             optimizer.load_state_dict(state)
+
+
+def _make_moments(optimizer: torch.optim.AdamW) -> None:
+    """Allocate AdamW's state before its first step moves anything.
+
+    After this a step allocates nothing, so that it is either done or not begun.
+    """
+    if optimizer.state:
+        return
+    try:
+        for group in optimizer.param_groups:
+            optimizer._init_group(group, [], [], [], [], [], [])
+    except BaseException:
+        optimizer.state.clear()
+        raise
 
 
 def build_optimizers(

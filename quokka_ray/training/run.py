@@ -33,9 +33,11 @@ from quokka_ray.training.checkpoints import (
 )
 from quokka_ray.training.checks import check, check_corpus, write_config
 from quokka_ray.training.compiled import study_cache
+from quokka_ray.training.device_memory import NOTES_FILE, MicroBatch, Notes
 from quokka_ray.training.loop import Trainer
 from quokka_ray.training.lr_schedules import leg_schedule
 from quokka_ray.training.metrics import Metrics, Row
+from quokka_ray.training.micro_batches import MicroBatches, recorded
 from quokka_ray.training.observing import evaluate, finite, observed_row
 from quokka_ray.training.precision import fix_float32_products
 from quokka_ray.training.spreading import is_spread
@@ -155,7 +157,8 @@ class _Run:
         windows = corpus.window_order(config.unique_tokens, config.model.seq_len, config.seed)
         sharded = world.agree(lambda: is_spread(config, device, world.size))
         self.mesh = world.mesh(device) if sharded else None
-        self.trainer = Trainer(config, windows, device, world, sharded)
+        micro_batches = self._micro_batches(world.size if sharded else 1)
+        self.trainer = Trainer(config, windows, device, world, sharded, micro_batches)
         self.trainer.compilation.cache = study_cache(folder)
         self.legs = config.legs
         self.leg = 0
@@ -174,6 +177,24 @@ class _Run:
         """Steps of the whole path that lie behind."""
         before = sum(leg.steps for leg in self.legs[: self.leg])
         return before + self.trainer.step - self.legs[self.leg].first
+
+    def _micro_batches(self, shards: int) -> MicroBatches:
+        """Return how the batch is cut: as at the end of an earlier attempt, if there was one."""
+        earlier = None
+        if self.attempt > 1:
+            rows = self.metrics.of_kind("micro_batch")
+            whole = MicroBatch(self.config.training.batch_sequences // self.world.size)
+            earlier = recorded(rows[-1]) if rows else whole
+        label = {"trajectory": self.config.id, "attempt": self.attempt}
+        return MicroBatches(
+            self.config,
+            self.device,
+            self.world,
+            shards=shards,
+            notes=Notes(self.folder.parent / NOTES_FILE),
+            earlier=earlier,
+            report=lambda row: self.metrics.append({**row, **label}),
+        )
 
     @property
     def spent(self) -> float:
