@@ -52,6 +52,8 @@ GROUPS = {
     "start": Group("start", "starting a trial whose shape is compiled already", "any"),
     "gpu": Group("gpu", "1B parameters on one GPU, and a small model's CUDA graph", "cuda"),
     "tiny": Group("tiny", "the quick start's steps beside their bare matrix products", "cpu"),
+    "memory": Group("memory", "the memory model, and the micro-batch that it chooses", "any"),
+    "packing": Group("packing", "several trials on one device", "any"),
 }
 
 

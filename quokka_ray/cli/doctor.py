@@ -53,4 +53,5 @@ def _findings(storage: Path) -> dict[str, Any]:
 def _gpus() -> list[str]:
     import torch
 
-    return [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
+    devices = [torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count())]
+    return [f"{device.name}, {device.total_memory / 2**30:.0f} GiB" for device in devices]

@@ -78,6 +78,7 @@ def run_plan(options: argparse.Namespace) -> int:
     """Print the start, its price, and how many runs the budget holds."""
     from quokka_ray.campaign.steering import start_design
     from quokka_ray.cluster.driver import prepare_study
+    from quokka_ray.training.memory import gib
 
     study = load_study(options.study, options.overrides)
     prepared = prepare_study(study, note)
@@ -85,6 +86,7 @@ def run_plan(options: argparse.Namespace) -> int:
     sizes = list(menu.rungs.values())
     left = study.budget.flops - float(start["cost"].sum())
     largest = float(menu.table["cost"].max())
+    whole, alone = _memory(study, sizes[-1], prepared.corpus.vocab_size)
     answer = {
         "study": study.name,
         "budget_flops": study.budget.flops,
@@ -94,6 +96,8 @@ def run_plan(options: argparse.Namespace) -> int:
         "sizes": [{"params": rung.params, **rung.shape.model_dump()} for rung in sizes],
         "cheapest_run_flops": menu.smallest_cost,
         "largest_run_flops": largest,
+        "largest_step_bytes": whole,
+        "largest_step_bytes_one_sequence": alone,
         "start": start.to_dict("records"),
         "observations": study.search.observations,
         "observation_ratio": study.search.observation_ratio,
@@ -109,6 +113,9 @@ def run_plan(options: argparse.Namespace) -> int:
     say(f"corpus   {format_quantity(prepared.corpus.train_tokens)} training tokens, "
         f"vocabulary {prepared.corpus.vocab_size}, in {prepared.corpus.path}")  # fmt: skip
     say(f"sizes    {len(sizes)}: from {_size(sizes[0])} to {_size(sizes[-1])}")
+    batch = study.training.batch_sequences
+    say(f"memory   a step of the largest holds {gib(whole)} with its {batch} sequences at once, "
+        f"{gib(alone)} one by one")  # fmt: skip
     say(f"runs     from {menu.smallest_cost:.3g} to {largest:.3g} FLOPs each")
     say(f"\nthe start: {len(start)} runs, {answer['start_flops'] / study.budget.flops:.0%} "
         "of the budget")  # fmt: skip
@@ -122,6 +129,15 @@ def run_plan(options: argparse.Namespace) -> int:
     say(f"\nthen the law steers: {answer['trials_at_least'] - len(start)} to "
         f"{answer['trials_at_most'] - len(start)} more runs, as it turns out")  # fmt: skip
     return 0
+
+
+def _memory(study: StudyConfig, rung: Rung, vocab_size: int) -> tuple[float, float]:
+    """Return the bytes of a step with its whole batch in memory, and with one sequence."""
+    from quokka_ray.training.memory import Recipe, step_memory
+
+    recipe = Recipe.of_study(study, rung.shape, vocab_size)
+    whole = step_memory(recipe, study.training.batch_sequences)
+    return whole.peak, step_memory(recipe, 1, accumulate=True).peak
 
 
 def _size(rung: Rung) -> str:

@@ -117,6 +117,10 @@ def _run(config: dict[str, Any], train: Train | None) -> None:
         train = run.train
     folder = Path(config["folder"])
     folder.mkdir(parents=True, exist_ok=True)
+    if torch.cuda.is_available():
+        asked = tune.get_context().get_trial_resources().required_resources
+        # What several trials on one GPU plan for, and may not exceed.
+        torch.cuda.set_per_process_memory_fraction(min(1.0, asked.get("GPU", 1.0)))
     try:
         # A worker that outlives its killed driver by a moment must not write beside its successor.
         with FileLock(folder / ".lock", timeout=60):

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from quokka_ray.campaign.campaign import Campaign
 from quokka_ray.cluster.machines import Room, connect, device_memory, room_for
+from quokka_ray.cluster.shares import with_shares
 from quokka_ray.cluster.trainable import Train, trial_of
 from quokka_ray.cluster.worlds import Worlds
 
@@ -51,11 +52,11 @@ def run_on_ray(campaign: Campaign, stop_file: Path, train: Train | None = None) 
 
     # A trial's fault is told in one line by the campaign; its traceback is in its folder.
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
-    resources = campaign.study.resources
     started_here = not ray.is_initialized()
     if started_here:
-        connect(resources)
+        connect(campaign.study.resources)
     try:
+        resources = with_shares(campaign)
         room = room_for(resources)
         worlds = Worlds(resources, room, device_memory)
         fewest, most = _sizes(campaign, worlds)

@@ -232,7 +232,9 @@ class ResourcesConfig(Section):
     cpus_per_trial: float = Field(default=1, gt=0)
     """Of a trial of one worker; of each worker where there are several."""
     gpus_per_trial: Literal["auto"] | Annotated[float, Field(ge=0)] = "auto"
-    """The same of GPUs; `auto`: one where there is a GPU, else none."""
+    """The same of GPUs; `auto`: none where there is no GPU; else one, or the fraction at which the
+    memory model and the time that small models leave a GPU idle let several trials share it. With
+    NVIDIA's `nvidia-cuda-mps-control -d` started beforehand more of them share one."""
     threads: int = Field(default=1, ge=1)
     """Torch threads of one worker; more than one stalls where cores are shared."""
     address: str = "local"

@@ -16,7 +16,7 @@ import math
 from dataclasses import dataclass
 
 from quokka_ray.model.counts import count_params, head_dim_of, head_fraction
-from quokka_ray.study.config import DiffusionConfig, ModelConfig, TrainingConfig
+from quokka_ray.study.config import DiffusionConfig, ModelConfig, StudyConfig, TrainingConfig
 from quokka_ray.study.trajectory import Shape, TrajectoryConfig
 
 _FULL = 4
@@ -65,6 +65,12 @@ class Recipe:
             config.training.precision != "fp32" if half is None else half,
             shards,
         )
+
+    @classmethod
+    def of_study(cls, study: StudyConfig, shape: Shape, vocab_size: int) -> "Recipe":
+        """Return the recipe of one size of a study, on a GPU that has bfloat16."""
+        half = study.training.precision != "fp32"
+        return cls(shape, study.model, vocab_size, study.training, study.diffusion, half)
 
 
 @dataclass(frozen=True)

@@ -147,7 +147,9 @@ def _as_on_a_gpu() -> Iterator[None]:
     places: list[tuple[Any, str, Any]] = [
         (functional, "rms_norm", _rms_norm),
         (functional, "scaled_dot_product_attention", _attention),
+        (functional, "embedding", _embedding),
         (head, "_AT_ONCE", {}),
+        (head, "_IN_CACHE", 1 << 62),
         (head, "_Chunked", _ChunkedOnAGpu),
         (optimizers, "orthogonalise", _orthogonalise),
     ]
@@ -169,6 +171,14 @@ class _ChunkedOnAGpu(head._Chunked):
         of_rows, of_matrix = ctx.saved_tensors
         scaled = (of_rows * gradients[0], of_matrix * gradients[0])
         return *scaled, *[None] * (len(ctx.needs_input_grad) - 2)
+
+
+_look_up = functional.embedding
+
+
+def _embedding(tokens: Tensor, weight: Tensor, *, sparse: bool = False) -> Tensor:
+    """As on a GPU, whatever `sparse` says for the CPU."""
+    return _look_up(tokens, weight)
 
 
 _in_its_own_type = optimizers.orthogonalise
