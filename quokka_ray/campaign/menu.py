@@ -101,6 +101,7 @@ def plan_run(
         id=name,
         study=study.name,
         corpus=corpus.path,
+        corpus_store=study.corpus.fetched_from,
         corpus_hash=corpus.hash,
         tokenizer=corpus.tokenizer_id,
         vocab_size=corpus.vocab_size,

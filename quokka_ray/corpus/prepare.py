@@ -1,37 +1,35 @@
-"""Preparation: documents to a published corpus, once, whole or not at all.
+"""Preparation: what a study names to a published corpus, once, whole or not at all.
 
 Documents stream through the tokenizer into chunks (`chunks.py`), by many processes; once all are
 there, duplicates are dropped and both sides are written in their final order (`assemble.py`).
 What a kill or a full disk leaves are whole chunks, and the next preparation goes on from them.
 """
 
-import contextlib
-import json
 import os
 import shutil
-import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
-from quokka_ray.atomic import sync_folder
+from quokka_ray.corpus import remote
 from quokka_ray.corpus.bpe import train_tokenizer
 from quokka_ray.corpus.build import build
 from quokka_ray.corpus.documents import Source
 from quokka_ray.corpus.draws import Draws
+from quokka_ray.corpus.mixture import publish_mixture
+from quokka_ray.corpus.publishing import (
+    Progress,
+    cache_errors,
+    is_whole,
+    locked,
+    publish,
+    sweep,
+)
 from quokka_ray.corpus.sources import address_of, build_source, named_tokenizer
 from quokka_ray.corpus.store import FORMAT, TokenCorpus
 from quokka_ray.corpus.tokenizers import Tokenizer, build_tokenizer
-from quokka_ray.errors import ConfigurationError, MachineError
-from quokka_ray.study.corpus import CorpusConfig
+from quokka_ray.errors import ConfigurationError
+from quokka_ray.study.corpus import CorpusConfig, is_address
 
 DEFAULT_CACHE = Path("~/.cache/quokka-ray/corpora")
-
-# What a killed preparation left is kept so long for one that goes on.
-_KEPT_SECONDS = 7 * 24 * 3600
-
-Progress = Callable[[str], None]
 
 
 def prepare(
@@ -41,7 +39,8 @@ def prepare(
 
     The folder's name is a hash of the source's content and of every setting that decides the
     tokens, so a changed text or setting is another corpus. Several processes may prepare at
-    once: one does the work, the others wait for it.
+    once: one does the work, the others wait for it. With `config.store`, a corpus that another
+    machine made is fetched from there, and one that is made here is sent there.
 
     Args:
         config: The corpus.
@@ -51,11 +50,26 @@ def prepare(
     Raises:
         ConfigurationError: the text cannot be used: nothing there, not UTF-8, a column missing,
             or too few documents to set any apart for validation.
-        MachineError: the cache cannot be written, or the hub cannot be reached. What is done is
-            kept, and the next call goes on from there.
+        MachineError: the cache or the store cannot be written, or the hub cannot be reached. What
+            is done is kept, and the next call goes on from there.
     """
     say = progress or (lambda line: None)
     cache = (config.cache or DEFAULT_CACHE).expanduser()
+    if config.source == "prepared":
+        return _prepared(config, cache, say)
+    if config.source == "mixture":
+        folders = [prepare(part, progress=progress, passing=passing) for part in config.parts]
+        folder = publish_mixture(config, folders, cache, say)
+    else:
+        folder = _from_source(config, cache, say, passing)
+    if config.store is not None:
+        remote.send(folder, config.store, say)
+    return folder
+
+
+def _from_source(
+    config: CorpusConfig, cache: Path, say: Progress, passing: Progress | None
+) -> Path:
     tokenizer = named_tokenizer(config)
     source = build_source(config, tokenizer, cache)
     # A pipe's content is known once it was read: until then its settings name the work.
@@ -64,13 +78,16 @@ def prepare(
     target = cache / f"{config.source}-{address}"
     if source.rereadable and is_whole(target):
         return target
-    with _locked(cache, address, say):
-        _sweep(cache, address)
-        if source.rereadable and is_whole(target):
+    with locked(cache, address, say):
+        sweep(cache, address)
+        if source.rereadable and (
+            is_whole(target)
+            or (config.store is not None and remote.fetch(target, config.store, say))
+        ):
             return target
         work = cache / f".preparing-{address}"
         try:
-            with _cache_errors(cache, work):
+            with cache_errors(cache, work):
                 (work / "chunks").mkdir(parents=True, exist_ok=True)
                 os.utime(work)
                 say(f"preparing the corpus: {source.description}")
@@ -93,39 +110,6 @@ def prepare(
     return target
 
 
-def is_whole(target: Path) -> bool:
-    """Return whether a corpus lies in `target`, held against its files' sizes."""
-    if not target.exists():
-        return False
-    try:
-        TokenCorpus.open(target)
-    except ConfigurationError:
-        return False
-    return True
-
-
-def publish(made: Path, target: Path, meta: dict[str, object]) -> None:
-    """Write `meta` as the corpus's, and move the folder to where it is found.
-
-    Raises:
-        OSError: the disk is full, or the folders cannot be written; nothing is published.
-    """
-    with (made / "corpus.json").open("w", encoding="utf-8") as stream:
-        json.dump(meta, stream, indent=1)
-    for path in made.iterdir():
-        with path.open("rb") as stored:
-            os.fsync(stored.fileno())
-    sync_folder(made)
-    if is_whole(target):  # a pipe that was read before
-        return
-    if target.exists():  # damaged, or it would have been taken as it is
-        aside = made.parent / "damaged"
-        shutil.rmtree(aside, ignore_errors=True)
-        target.replace(aside)
-    made.replace(target)
-    sync_folder(target.parent)
-
-
 def _trained(
     config: CorpusConfig, source: Source, draws: Draws, work: Path, say: Progress
 ) -> Tokenizer:
@@ -145,48 +129,19 @@ def _trained(
     return build_tokenizer(path)
 
 
-@contextlib.contextmanager
-def _locked(cache: Path, address: str, say: Progress) -> Iterator[None]:
-    with _cache_errors(cache, None):
-        cache.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(cache / f".{address}.lock", thread_local=False)
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            say("another process is preparing this corpus; waiting for it")
-            lock.acquire()
-    try:
-        yield
-    finally:
-        lock.release()
-
-
-def _sweep(cache: Path, address: str) -> None:
-    """Remove what preparations of other corpora left long ago."""
-    for left in cache.glob(".preparing-*"):
-        other = left.name.split("-")[1]
-        if other == address or time.time() - left.stat().st_mtime < _KEPT_SECONDS:
-            continue
-        lock = FileLock(cache / f".{other}.lock", thread_local=False)
-        with contextlib.suppress(Timeout, OSError):
-            lock.acquire(timeout=0)
-            shutil.rmtree(left, ignore_errors=True)
-            lock.release()
-
-
-@contextlib.contextmanager
-def _cache_errors(cache: Path, work: Path | None) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        reason = error.strerror or str(error)
-        kept = ""
-        if work is not None and work.exists():
-            kept = (
-                f". Nothing was published; what is done is kept in {work}, and the same command "
-                "goes on from there"
-            )
-        raise MachineError(
-            f"the corpus cache {cache} cannot be written: {reason}; make room or set "
-            f"corpus.cache{kept}"
-        ) from None
+def _prepared(config: CorpusConfig, cache: Path, say: Progress) -> Path:
+    """Return the folder of a corpus that was prepared before, fetched if it lies elsewhere."""
+    (place,) = config.paths
+    if is_address(place):
+        store, _, name = place.rstrip("/").rpartition("/")
+        corpus = remote.open_corpus(cache / name, store, say)
+    else:
+        corpus = TokenCorpus.open(Path(place).expanduser())
+    named = named_tokenizer(config)
+    # `bytes` is also what a section has that says nothing.
+    if config.tokenizer != "bytes" and named is not None and named.id != corpus.tokenizer_id:
+        raise ConfigurationError(
+            f"corpus.tokenizer is {named.id}, and {place} was made with {corpus.tokenizer_id}: "
+            "leave it out, or prepare the text again with the one you want"
+        )
+    return corpus.path

@@ -8,10 +8,12 @@ train.hashes, validation.hashes    a 64-bit hash of each document's text, sorted
 tokenizer.json                     the tokenizer, unless it has no file
 """
 
+import contextlib
 import json
 import math
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +22,7 @@ from quokka_ray.corpus.assemble import SIDES
 from quokka_ray.corpus.pieces import altered_pieces
 from quokka_ray.corpus.shuffle import seeded
 from quokka_ray.corpus.tokenizers import Tokenizer, load_saved, token_dtype
-from quokka_ray.corpus.windows import WindowOrder
+from quokka_ray.corpus.windows import WindowOrder, Windows
 from quokka_ray.errors import ConfigurationError
 
 FORMAT = 2
@@ -50,6 +52,12 @@ class TokenCorpus:
     """
 
     def __init__(self, path: Path, meta: dict[str, Any]) -> None:
+        self._describe(path, meta)
+        dtype = token_dtype(self.vocab_size)
+        self.train = np.memmap(path / "train.bin", dtype=dtype, mode="r")
+        self.validation = np.memmap(path / "validation.bin", dtype=dtype, mode="r")
+
+    def _describe(self, path: Path, meta: dict[str, Any]) -> None:
         self.path = path
         self.hash: str = meta["hash"]
         self.tokenizer_id: str = meta["tokenizer"]
@@ -61,12 +69,9 @@ class TokenCorpus:
         self.validation_hash: str = meta["validation_hash"]
         self.card = {name: value for name, value in meta.items() if name != "files"}
         self._files: dict[str, Any] = meta["files"]
-        dtype = token_dtype(self.vocab_size)
-        self.train = np.memmap(path / "train.bin", dtype=dtype, mode="r")
-        self.validation = np.memmap(path / "validation.bin", dtype=dtype, mode="r")
 
-    @classmethod
-    def open(cls, path: str | Path) -> Self:
+    @staticmethod
+    def open(path: str | Path) -> "TokenCorpus":
         """Open a prepared corpus, held against the sizes that it was published with.
 
         Bytes that were altered in place are found by `verify`.
@@ -75,30 +80,41 @@ class TokenCorpus:
             ConfigurationError: there is none, or it is not whole: it has to be prepared again.
         """
         path = Path(path)
-        again = "prepare it again (quokka-ray prepare STUDY)"
-        try:
-            meta = json.loads((path / META).read_text(encoding="utf-8"))
+        meta = TokenCorpus.check(path)
+        with _damage(path):
+            if "mixture" in meta:
+                from quokka_ray.corpus.mixture import MixtureCorpus
+
+                return MixtureCorpus(path, meta)
+            return TokenCorpus(path, meta)
+
+    @staticmethod
+    def check(path: Path) -> dict[str, Any]:
+        """Return what corpus.json says, once the files beside it have the sizes that it says.
+
+        Raises:
+            ConfigurationError: they have not, or it cannot be read.
+        """
+        with _damage(path):
+            meta: dict[str, Any] = json.loads((path / META).read_text(encoding="utf-8"))
             if meta["format"] != FORMAT:
                 raise ConfigurationError(
-                    f"corpus {path} has format {meta['format']}, not {FORMAT}: {again}"
+                    f"corpus {path} has format {meta['format']}, not {FORMAT}: {_AGAIN}"
                 )
             for name, entry in meta["files"].items():
                 size, expected = (path / name).stat().st_size, entry["bytes"]
                 if size != expected:
                     raise ConfigurationError(
                         f"corpus {path} is damaged: {name} has {size:,} bytes instead of "
-                        f"{expected:,}; {again}"
+                        f"{expected:,}; {_AGAIN}"
                     )
-            return cls(path, meta)
-        except FileNotFoundError as error:
-            raise ConfigurationError(
-                f"{path} is no prepared corpus, or not a whole one "
-                f"({Path(error.filename).name} is missing); {again}"
-            ) from None
-        except (ValueError, KeyError, TypeError) as error:
-            raise ConfigurationError(
-                f"corpus {path} is damaged: {META} cannot be read ({error}); {again}"
-            ) from None
+            return meta
+
+    @staticmethod
+    def parts_of(path: Path) -> list[str]:
+        """Return the folders of a mixture's parts that lie beside it; none for other corpora."""
+        folders = [one["folder"] for one in TokenCorpus.check(path).get("mixture", ())]
+        return [folder for folder in folders if not Path(folder).is_absolute()]
 
     def verify(self) -> None:
         """Read every byte and hold it against the hashes that the corpus was published with.
@@ -115,7 +131,7 @@ class TokenCorpus:
                     f"and {last:,} (its hash is another); remove the folder and prepare it again"
                 )
 
-    def window_order(self, unique_tokens: int, seq_len: int, seed: int) -> WindowOrder:
+    def window_order(self, unique_tokens: int, seq_len: int, seed: int) -> Windows:
         """Return the order in which a run reads the first `unique_tokens` training tokens.
 
         Documents lie in a seeded random order, so a prefix is a fair sample of the text, and a
@@ -160,6 +176,29 @@ class TokenCorpus:
         offsets: NDArray[np.int64] = np.load(self.path / f"{side}.npy", mmap_mode="r")
         return offsets
 
+    def document_hashes(self, side: str) -> NDArray[np.uint64]:
+        """Return a hash of each document that equal ones share, sorted, [documents]."""
+        return np.memmap(self.path / f"{side}.hashes", dtype="<u8", mode="r")
+
     def tokenizer(self) -> Tokenizer:
         """Return the tokenizer that the corpus was made with."""
         return load_saved(self.path, self.tokenizer_id)
+
+
+_AGAIN = "prepare it again (quokka-ray prepare STUDY)"
+
+
+@contextlib.contextmanager
+def _damage(path: Path) -> Iterator[None]:
+    """Say of what cannot be read that it has to be prepared again."""
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise ConfigurationError(
+            f"{path} is no prepared corpus, or not a whole one "
+            f"({Path(error.filename).name} is missing); {_AGAIN}"
+        ) from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise ConfigurationError(
+            f"corpus {path} is damaged: {META} cannot be read ({error}); {_AGAIN}"
+        ) from None

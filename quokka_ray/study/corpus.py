@@ -9,8 +9,10 @@ from pydantic import Field, model_validator
 from quokka_ray.study.section import Count, Section
 
 _STDIN = "-"
-# What the parts of a mixture take over from its section where they say nothing themselves.
-_SHARED = ("tokenizer", "validation_fraction", "seed", "cache", "store", "workers")
+# What the parts of a mixture take over from its section where they say nothing themselves, and
+# what is the section's to say.
+_INHERITED = ("tokenizer", "validation_fraction", "seed")
+_SHARED = ("cache", "store", "workers")
 
 
 def corpus_section(text: str) -> dict[str, Any]:
@@ -135,17 +137,16 @@ class CorpusConfig(Section):
 
     @property
     def parts(self) -> tuple["MixturePart", ...]:
-        """The parts of the mixture, with what they take over from this section."""
-        return tuple(
-            part.model_copy(
-                update={
-                    name: getattr(self, name)
-                    for name in _SHARED
-                    if name not in part.model_fields_set
-                }
-            )
-            for part in self.mixture
-        )
+        """The parts of the mixture, complete."""
+        shared = {name: getattr(self, name) for name in _SHARED}
+        return tuple(part.model_copy(update=shared) for part in self.mixture)
+
+    @property
+    def fetched_from(self) -> str | None:
+        """Where a node that lacks the prepared corpus fetches it; None: it has to be there."""
+        if self.store is None and self.source == "prepared" and is_address(self.paths[0]):
+            return self.paths[0].rstrip("/").rpartition("/")[0]
+        return self.store
 
     @property
     def reads_stdin(self) -> bool:
@@ -182,7 +183,17 @@ class CorpusConfig(Section):
     def _mixture_is_complete(self) -> Self:
         if (self.source == "mixture") != bool(self.mixture):
             raise ValueError("source 'mixture' needs mixture, and no other source can have one")
+        inherited = {name: getattr(self, name) for name in _INHERITED}
+        # Decided here, so that a section that was written out says the same when it is read back.
+        self.__dict__["mixture"] = tuple(
+            part.model_copy(
+                update={k: v for k, v in inherited.items() if k not in part.model_fields_set}
+            )
+            for part in self.mixture
+        )
         for part in self.mixture:
+            if any(getattr(part, name) != _unset(name) for name in _SHARED):
+                raise ValueError("cache, store and workers are said once, beside mixture")
             if part.mixture:
                 raise ValueError(
                     "a part of a mixture cannot be a mixture: list all parts side by side"
@@ -211,6 +222,10 @@ class MixturePart(CorpusConfig):
 
 
 CorpusConfig.model_rebuild()
+
+
+def _unset(name: str) -> Any:
+    return CorpusConfig.model_fields[name].default
 
 
 def is_address(path: str) -> bool:

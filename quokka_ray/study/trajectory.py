@@ -41,6 +41,8 @@ class TrajectoryConfig(Section):
     study: str
     corpus: Path
     """Folder of the prepared corpus."""
+    corpus_store: str | None = None
+    """Where a node that lacks the folder fetches it; unset: every node sees the folder."""
     corpus_hash: str
     tokenizer: str
     """Identity of the tokenizer that the corpus was made with."""

@@ -102,5 +102,5 @@ def _identity(config: TrajectoryConfig) -> dict[str, Any]:
     """Return what decides a run's result: not where its corpus or its parameters lie, nor how
     often it writes."""
     free = {"checkpoint_seconds", "report_seconds", "sharding"}
-    hidden: Any = {"corpus": True, "training": free}
+    hidden: Any = {"corpus": True, "corpus_store": True, "training": free}
     return config.model_dump(exclude=hidden)

@@ -67,8 +67,8 @@ def evaluate(trainer: Trainer, corpus: TokenCorpus, folder: Path, row: Row) -> R
             corpus.validation_hash, config.tokenizer, seq_len, evaluation, config.diffusion
         ),
         "perplexity": finite(result.perplexity),
-        "bits_per_byte": result.bits_per_byte(
-            windows.size, text_bytes(corpus.tokenizer(), windows)
+        "bits_per_byte": finite(
+            result.bits_per_byte(windows.size, text_bytes(corpus.tokenizer(), windows))
         ),
     }
 

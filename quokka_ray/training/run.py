@@ -19,6 +19,7 @@ from typing import Literal
 
 import torch
 
+from quokka_ray.corpus.remote import open_corpus
 from quokka_ray.corpus.store import TokenCorpus
 from quokka_ray.model.counts import evaluation_flops, training_flops
 from quokka_ray.study.path import Leg
@@ -97,7 +98,7 @@ def train(
         MachineError: There is no such device.
     """
     check(config, device, world.size)
-    corpus = TokenCorpus.open(config.corpus)
+    corpus = open_corpus(config.corpus, config.corpus_store)
     check_corpus(config, corpus)
     torch.set_num_threads(threads)
     if torch.device(device).type == "cpu":
