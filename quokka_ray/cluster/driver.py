@@ -50,7 +50,10 @@ def prepare_study(study: StudyConfig, progress: Callable[[str], None] | None = N
         ConfigurationError: The corpus, the ranges or the budget cannot be used.
     """
     corpus = TokenCorpus.open(prepare(study.corpus, progress=progress))
-    # Too short a validation split is found here, not in the first trial.
+    # Too short a corpus is found here, not in the first trial.
+    corpus.window_order(
+        study.search.unique_tokens or corpus.train_tokens, study.model.seq_len, study.seed
+    )
     corpus.validation_windows(
         study.model.seq_len, study.evaluation.sequences, study.evaluation.seed
     )

@@ -73,6 +73,7 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, s
         ("search.params.low=-3", "search.params.low"),
         ("training.batch_sequences=3", "training.batch_sequences"),
         ("corpus=no/such/file.txt", "no/such/file.txt"),
+        ("search.unique_tokens=1T", "1,000,000,000,000 unique tokens were asked for, and the"),
     ],
 )
 def test_a_study_that_cannot_run_is_refused_in_a_sentence_and_leaves_nothing(
