@@ -39,6 +39,18 @@ def encoded(
         OSError: the folder cannot be written.
         MachineError: a worker was killed.
     """
+    try:
+        yield from _encoded(chunks, encoder, workers)
+    except BrokenProcessPool:
+        raise MachineError(
+            "a process that tokenizes the corpus was killed, perhaps for lack of memory; what is "
+            "done is kept: run it again, with a smaller corpus.workers"
+        ) from None
+
+
+def _encoded(
+    chunks: Iterable[Chunk], encoder: Encoder, workers: int
+) -> Iterator[tuple[dict[str, Any], bool]]:
     waiting: deque[tuple[Future[dict[str, Any]] | dict[str, Any], bool]] = deque()
     with contextlib.ExitStack() as stack:
         pool: ProcessPoolExecutor | None = None
@@ -62,15 +74,7 @@ def encoded(
 def _result(
     note: Future[dict[str, Any]] | dict[str, Any], known: bool
 ) -> tuple[dict[str, Any], bool]:
-    if isinstance(note, dict):
-        return note, known
-    try:
-        return note.result(), known
-    except BrokenProcessPool:
-        raise MachineError(
-            "a process that tokenizes the corpus was killed, perhaps for lack of memory; what is "
-            "done is kept: run it again, with a smaller corpus.workers"
-        ) from None
+    return (note, known) if isinstance(note, dict) else (note.result(), known)
 
 
 @contextlib.contextmanager

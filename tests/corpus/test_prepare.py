@@ -11,10 +11,11 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+import psutil
 import pytest
 from corpus.making import config, stored, words, write
 
-from quokka_ray.corpus import TokenCorpus, assemble, build_tokenizer, chunks, prepare
+from quokka_ray.corpus import TokenCorpus, assemble, build_tokenizer, chunks, meter, prepare
 from quokka_ray.corpus.chunks import Encoder
 from quokka_ray.errors import ConfigurationError, MachineError
 from quokka_ray.study.config import CorpusConfig
@@ -326,6 +327,30 @@ def test_a_kill_publishes_nothing_and_the_next_preparation_makes_the_same_bytes(
     assert sorted(published(tmp_path / "cache")) == sorted([other.name, path.name])
     straight = prepare(made.model_copy(update={"cache": tmp_path / "straight"}))
     assert bytes_of(path) == bytes_of(straight)
+
+
+@pytest.mark.slow
+def test_a_worker_that_is_killed_costs_its_chunk_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(chunks, "CHUNK_CHARACTERS", 20_000)
+    monkeypatch.setattr(meter, "_EVERY", 0)
+    rows = [text * 20 for text in words(600)]
+    made = config(tmp_path, write(tmp_path / "a.jsonl", rows), workers=2)
+    killed: list[int] = []
+
+    def kill(line: str) -> None:
+        children = psutil.Process().children()
+        workers = [one for one in children if "spawn_main" in " ".join(one.cmdline())]
+        if workers and not killed:
+            killed.append(workers[0].pid)
+            workers[0].kill()
+
+    with pytest.raises(MachineError, match=r"was killed.*smaller corpus\.workers"):
+        prepare(made, passing=kill)
+    assert killed
+    straight = prepare(made.model_copy(update={"cache": tmp_path / "straight", "workers": 1}))
+    assert bytes_of(prepare(made)) == bytes_of(straight)
 
 
 def test_what_was_left_a_week_ago_is_cleared_away(tmp_path: Path) -> None:
