@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from quokka_ray.corpus import TokenCorpus, WindowOrder, prepare, remote
-from quokka_ray.corpus.mixture import RESOLUTION, MixtureCorpus, MixtureOrder, pattern, shares
+from quokka_ray.corpus.mixture import MixtureCorpus
+from quokka_ray.corpus.turns import RESOLUTION, MixtureOrder, pattern, shares
 from quokka_ray.errors import ConfigurationError
 from quokka_ray.study.config import CorpusConfig
 
