@@ -161,12 +161,12 @@ def test_auto_takes_more_workers_where_a_model_does_not_fit_one() -> None:
         worlds.of_size(
             make_shape(width, layers, model), model, 50_000, training, DiffusionConfig()
         )
-        for width, layers in ((1024, 12), (4096, 32), (8192, 40))
+        for width, layers in ((1024, 12), (4096, 32))
     ]
-    assert counts[0] == 1 < counts[1] < counts[2]
+    assert counts[0] == 1 < counts[1]
     assert all(training.batch_sequences % count == 0 for count in counts)
     with pytest.raises(MachineError, match="does not fit 16 GPU"):
-        worlds.of_size(make_shape(16384, 96, model), model, 50_000, training, DiffusionConfig())
+        worlds.of_size(make_shape(8192, 40, model), model, 50_000, training, DiffusionConfig())
     whole = training.model_copy(update={"sharding": "none"})
     with pytest.raises(MachineError, match="does not fit 1 GPU"):
         worlds.of_size(make_shape(4096, 32, model), model, 50_000, whole, DiffusionConfig())
