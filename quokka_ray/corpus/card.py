@@ -52,6 +52,11 @@ def readable(card: dict[str, Any]) -> str:
         for name, value in card.items()
         if name.startswith("skipped_")
     ]
+    rows += [
+        f"| Part {one['folder']} | {one['weight']:.2%} of training, "
+        f"{one['validation_weight']:.2%} of validation |"
+        for one in card.get("mixture", ())
+    ]
     parts = [
         "# A corpus of tokens, made by quokka-ray prepare",
         "\n".join(["| | |", "| --- | --- |", *rows]),

@@ -103,6 +103,7 @@ def test_other_weights_prepare_nothing_again(mix: Mix) -> None:
     assert not said
     assert first != second
     assert sum(path.stat().st_size for path in second.iterdir()) < 10_000
+    assert "70.00% of training, 70.00% of validation" in (first / "README.md").read_text()
     corpora = [TokenCorpus.open(path) for path in (first, second)]
     assert corpora[0].hash != corpora[1].hash
 
