@@ -10,7 +10,7 @@ from analysis.errors import ReplayError
 from analysis.fitting.result import Fit
 from analysis.laws.base import FloatArray, Points
 from analysis.replay import Design, Purchases
-from analysis.steering.choosing import Account, Market, choose
+from analysis.steering.choosing import POOL, Account, Market, Policy, choose
 from analysis.steering.places import Trajectories
 from analysis.steering.posterior import Observed
 
@@ -94,7 +94,9 @@ def steered(purchases: Purchases, rng: np.random.Generator) -> int:
     memory, menu = purchases.memory, purchases.world.menu
     if "market" not in memory:
         runs = Trajectories.of(menu["params"], menu["tokens"], menu["cost"])
-        memory |= {"market": Market.of(runs, purchases.world.goal), "belief": None}
+        policy = Policy() if purchases.world.repeats else POOL
+        market_ = Market.of(runs, purchases.world.goal, policy=policy)
+        memory |= {"market": market_, "belief": None}
     market: Market = memory["market"]
     bought = np.array(purchases.bought, dtype=np.intp)
     if bought.size:

@@ -14,25 +14,37 @@ from analysis.steering.posterior import Observed
 from analysis.steering.scoring import condition, reductions
 from analysis.steering.smooth import SmoothBasis
 
-START_SHARE = 0.05
-"""Of the budget, spent to fill the space before any law is trusted."""
-
-STARTS = 10
-FEWEST = 3
-"""Runs of the start: at most, and at least even where they cost more than its share."""
-
-LARGEST_SHARE = 1 / 3
-"""A run costs at most this share of what was spent before it."""
-
-TRUSTED = 0.6
-"""Probability of the simplest form from which on it decides how much a cheap run is worth."""
-
-BOLD, CAUTIOUS = 0.7, 0.4
-"""A score is divided by the cost to this power. The cautious one buys fewer, larger runs: many
-cheap ones carry most information on a law that is right, and least on whether it is."""
-
 _NEGLIGIBLE = 0.01
 """Probability under which a form has no say in the choice."""
+
+
+@dataclass(frozen=True)
+class Policy:
+    """How a search spends.
+
+    Attributes:
+        start_share: of the budget, spent to fill the space before any law is trusted.
+        starts: runs of the start at most.
+        fewest: runs of the start even where they cost more than its share.
+        largest_share: a run costs at most this share of what was spent before it.
+        trusted: probability of the simplest form from which on the search is bold.
+        bold, cautious: a score is divided by the cost to this power. The cautious one buys
+            fewer, larger runs: many cheap ones carry most information on a law that is right,
+            and least on whether it is.
+    """
+
+    start_share: float = 0.05
+    starts: int = 10
+    fewest: int = 3
+    largest_share: float = 1 / 3
+    trusted: float = 0.6
+    bold: float = 0.7
+    cautious: float = 0.4
+
+
+POOL = Policy(starts=3, largest_share=float("inf"), bold=0.4)
+"""Of a recorded pool, whose every run can be had once and whose places to predict are near: the
+start is short, and a dear run may come early."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +58,7 @@ class Market:
         basis: features of the misfit.
         phi: features of the candidates' observations, [S, M].
         goal_phi: features of the goal's places.
+        policy: how to spend.
     """
 
     candidates: Trajectories
@@ -54,10 +67,15 @@ class Market:
     basis: SmoothBasis
     phi: FloatArray
     goal_phi: FloatArray
+    policy: Policy
 
     @classmethod
     def of(
-        cls, candidates: Trajectories, goal: Goal, forms: tuple[Form, ...] | None = None
+        cls,
+        candidates: Trajectories,
+        goal: Goal,
+        forms: tuple[Form, ...] | None = None,
+        policy: Policy | None = None,
     ) -> "Market":
         """Prepare a search.
 
@@ -76,6 +94,7 @@ class Market:
             basis,
             basis.features(candidates.points),
             basis.features(goal.points()),
+            policy or Policy(),
         )
 
     def believe(self, runs: Observed, before: Belief | None = None) -> Belief:
@@ -140,22 +159,23 @@ def choose(
     if not affordable.any():
         return None
     started = len(account.bought)
-    filling = started < STARTS and account.spent < START_SHARE * account.budget
-    if belief is None or started < FEWEST or filling:
+    policy = market.policy
+    filling = started < policy.starts and account.spent < policy.start_share * account.budget
+    if belief is None or started < policy.fewest or filling:
         return _fill(market, account, affordable, costs, rng)
-    ceiling = max(LARGEST_SHARE * account.spent, float(costs[affordable].min()))
+    ceiling = max(policy.largest_share * account.spent, float(costs[affordable].min()))
     allowed = affordable & (costs <= ceiling)
     cuts = expected_cuts(market, belief, account.pending)
     weights = _needs(market, belief)
-    exponent = cost_exponent(belief)
+    exponent = cost_exponent(belief, policy)
     scores = np.where(allowed, cuts @ weights / costs**exponent, -np.inf)
     best = int(np.argmax(scores))
     return Choice(best, scores, cuts[best], _reason(market, cuts[best], costs[best], account))
 
 
-def cost_exponent(belief: Belief) -> float:
+def cost_exponent(belief: Belief, policy: Policy) -> float:
     """Return k of score / cost^k."""
-    return BOLD if belief.shares[0] > TRUSTED else CAUTIOUS
+    return policy.bold if belief.shares[0] > policy.trusted else policy.cautious
 
 
 def expected_cuts(market: Market, belief: Belief, pending: tuple[int, ...] = ()) -> FloatArray:
@@ -199,8 +219,9 @@ def _fill(
     rng: np.random.Generator,
 ) -> Choice:
     """Return a cheap run far from those bought: the start."""
-    left = START_SHARE * account.budget - account.spent
-    price = left / max(STARTS - len(account.bought), 1)
+    policy = market.policy
+    left = policy.start_share * account.budget - account.spent
+    price = left / max(policy.starts - len(account.bought), 1)
     cheapest = float(costs[affordable].min())
     allowed = affordable & (costs <= max(price, 1.01 * cheapest))
     place = _middles(market.candidates)
