@@ -138,7 +138,12 @@ def main() -> None:
     ours = SHORT if options.short else OURS
     rivals = tuple(b for b in RIVALS if b <= options.upto)
     tasks = [
-        (truth, way, seed, ours if way == "steered" else rivals if truth == "chinchilla" else (STOP,))
+        (
+            truth,
+            way,
+            seed,
+            ours if way == "steered" else rivals if truth == "chinchilla" else (STOP,),
+        )
         for truth in truths
         for way in ways
         for seed in seeds

@@ -1,0 +1,51 @@
+"""The benchmark of steering: budgets add up, thresholds are read off curves fairly."""
+
+import importlib
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+
+
+@pytest.fixture
+def surfaces(monkeypatch):
+    pytest.importorskip("optuna")
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    return importlib.import_module("steering_surfaces")
+
+
+@pytest.fixture
+def written(monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    return importlib.import_module("steering_report")
+
+
+@pytest.mark.parametrize("way", ["steered", "random", "grid", "paper", "oracle-grid"])
+def test_no_way_spends_more_than_its_budget(surfaces, way):
+    budgets = (0.3, 0.5) if way != "random" else (0.3, 2.0)
+    rows = pd.DataFrame(surfaces.WAYS[way](surfaces.TRUTHS["chinchilla"], 0, budgets))
+    at = rows[rows["budget"].notna()]
+    assert list(at["budget"]) == list(budgets)
+    assert np.all(at["spent"] <= at["budget"] * (1 + 1e-9))
+    assert np.isfinite(at["ln_loss"].iloc[-1])
+
+
+def test_a_search_repeats_itself_by_seed(surfaces):
+    truth = surfaces.TRUTHS["growing noise"]
+    first, second, other = (
+        surfaces.steered(truth, seed, (0.15,))[0]["ln_loss"] for seed in (1, 1, 2)
+    )
+    assert first == second
+    assert first != other
+
+
+def test_a_threshold_counts_from_where_the_error_stays_below(written):
+    curve = pd.DataFrame({"budget": [1.0, 2.0, 4.0, 8.0], "ln_loss": [0.5, 2.0, 0.5, 0.25]})
+    assert written.crossing(curve, "ln_loss", 1.0) == pytest.approx(2.0 * 2**0.5)
+    assert written.crossing(curve, "ln_loss", 3.0) == 1.0
+    assert written.crossing(curve, "ln_loss", 0.1) == np.inf
+    curve["ln_loss"] = [np.inf, 0.5, 0.4, 0.3]
+    assert written.crossing(curve, "ln_loss", 1.0) == 2.0
