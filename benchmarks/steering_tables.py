@@ -19,8 +19,8 @@ from analysis.calibration import cut
 from analysis.fitting.fit import fit_law
 from analysis.laws.base import FloatArray, Points, get_law
 from analysis.steering.belief import Belief
-from analysis.steering.choosing import POOL, Account, Market, choose
-from analysis.steering.forms import Form, five_parameters, standard, with_misfit
+from analysis.steering.choosing import POOL, SMALL_POOL, Account, Market, Policy, choose
+from analysis.steering.forms import Form, five_parameters, recorded, with_misfit
 from analysis.steering.goals import Losses
 from analysis.steering.places import Trajectories, taken
 from analysis.steering.posterior import Observed
@@ -51,6 +51,7 @@ class Pool:
         forms: of the estimator.
         law: the law alone, for MSPE's rule.
         whole: RMSE of a fit of five parameters to the whole pool; NaN where there is none.
+        policy: how the steering spends here.
     """
 
     candidates: Trajectories
@@ -61,6 +62,7 @@ class Pool:
     forms: tuple[Form, ...]
     law: tuple[Form, ...]
     whole: float = np.nan
+    policy: Policy = POOL
 
 
 def _isoflop(name: str, hold_out: float) -> Pool:
@@ -84,9 +86,10 @@ def _isoflop(name: str, hold_out: float) -> Pool:
             Points.of(held["params"], held["tokens"]),
             truth,
             ISOFLOP_SHARES,
-            standard(),
+            recorded(),
             five_parameters(),
             float(np.sqrt(np.mean((found - truth) ** 2))),
+            SMALL_POOL,
         )
     raise KeyError(name)
 
@@ -114,7 +117,7 @@ def _scalebench(task: str) -> Pool:
 
     forms = {
         "data_con": lambda: with_misfit(get_law("muennighoff")),
-        "farseer": standard,
+        "farseer": recorded,
         "lr_bsz": lambda: with_misfit(RecipeLaw()),
     }[task]()
     cost = (6.0 * pool[size] * pool[data]).to_numpy(dtype=np.float64)
@@ -147,7 +150,7 @@ def pool_of(task: str) -> Pool:
 def _market(task: str, alone: bool) -> Market:
     pool = pool_of(task)
     forms = pool.law if alone else pool.forms
-    return Market.of(pool.candidates, Losses(pool.wanted), forms, POOL)
+    return Market.of(pool.candidates, Losses(pool.wanted), forms, pool.policy)
 
 
 def _observed(pool: Pool, bought: list[int]) -> Observed:
@@ -215,7 +218,7 @@ def measure(task: str, design: str, seed: int) -> list[dict[str, Any]]:
             open_[bought] = False
             if not open_.any():
                 break
-            if len(bought) >= 3 and design != "random":
+            if len(bought) >= market.policy.fewest and design != "random":
                 belief = market.believe(_observed(pool, bought), belief)
             account = Account(budget, spent, tuple(bought), (), open_)
             index = pick(market, pool, belief, account, rng)

@@ -10,8 +10,9 @@ from analysis.steering.belief import Belief, believe
 from analysis.steering.forms import LENGTH, Form, standard
 from analysis.steering.goals import Goal
 from analysis.steering.places import Trajectories
+from analysis.steering.planning import Hypothesis, best_plan
 from analysis.steering.posterior import Observed
-from analysis.steering.scoring import condition, reductions
+from analysis.steering.scoring import Telling, condition, reductions
 from analysis.steering.smooth import SmoothBasis
 
 _NEGLIGIBLE = 0.01
@@ -31,6 +32,8 @@ class Policy:
         bold, cautious: a score is divided by the cost to this power. The cautious one buys
             fewer, larger runs: many cheap ones carry most information on a law that is right,
             and least on whether it is.
+        plan: play the rest of the budget to its end instead (`planning`): for budgets of a few
+            dozen runs at most.
     """
 
     start_share: float = 0.05
@@ -40,7 +43,11 @@ class Policy:
     trusted: float = 0.6
     bold: float = 0.7
     cautious: float = 0.4
+    plan: bool = False
 
+
+SMALL_POOL = Policy(starts=2, fewest=2, plan=True)
+"""Of a pool of which the budget buys a few dozen runs at most."""
 
 POOL = Policy(starts=3, largest_share=float("inf"), bold=0.4)
 """Of a recorded pool, whose every run can be had once and whose places to predict are near: the
@@ -163,6 +170,8 @@ def choose(
     filling = started < policy.starts and account.spent < policy.start_share * account.budget
     if belief is None or started < policy.fewest or filling:
         return _fill(market, account, affordable, costs, rng)
+    if policy.plan:
+        return _follow_plan(market, belief, account, affordable, costs)
     ceiling = max(policy.largest_share * account.spent, float(costs[affordable].min()))
     allowed = affordable & (costs <= ceiling)
     cuts = expected_cuts(market, belief, account.pending)
@@ -171,6 +180,28 @@ def choose(
     scores = np.where(allowed, cuts @ weights / costs**exponent, -np.inf)
     best = int(np.argmax(scores))
     return Choice(best, scores, cuts[best], _reason(market, cuts[best], costs[best], account))
+
+
+def _follow_plan(
+    market: Market, belief: Belief, account: Account, affordable: np.ndarray, costs: FloatArray
+) -> Choice:
+    """Return the cheapest run of the best plan for the rest of the budget."""
+    hypotheses = []
+    answers = belief.answers(market.goal, market.goal_phi)
+    for share, part, answer in zip(belief.shares, belief.parts, answers, strict=True):
+        if share >= _NEGLIGIBLE:
+            telling = Telling(part, market.candidates, market.phi)
+            covariance = part.covariance
+            for index in account.pending:
+                covariance = telling.after(covariance, index)
+            hypotheses.append(Hypothesis(float(share), telling, covariance, answer.gradient))
+    plan = best_plan(hypotheses, costs, affordable, account.budget - account.spent)
+    cuts = expected_cuts(market, belief, account.pending)
+    scores = np.full(costs.size, -np.inf)
+    scores[plan] = -costs[plan]
+    best = int(np.argmax(scores))
+    reason = _reason(market, cuts[best], costs[best], account)
+    return Choice(best, scores, cuts[best], f"{reason}; the first of {len(plan)} planned")
 
 
 def cost_exponent(belief: Belief, policy: Policy) -> float:

@@ -17,9 +17,64 @@ from analysis.steering.places import Trajectories
 from analysis.steering.posterior import Posterior
 
 
-def observation_noise(part: Posterior, runs: Trajectories) -> FloatArray:
-    """Return the standard deviation of each observation's noise, [S]."""
-    return part.noise.at(runs.log_flops)
+class Telling:
+    """What T trajectories would tell under one form, prepared to be asked often.
+
+    Args:
+        part: the form.
+        runs: T trajectories with S observations.
+        phi: misfit features of the observations, [S, M].
+    """
+
+    def __init__(self, part: Posterior, runs: Trajectories, phi: FloatArray) -> None:
+        self._runs = runs
+        self._gradient = part.gradient(runs.points, phi)
+        self._size = part.noise.at(runs.log_flops)
+        self._counts = np.bincount(runs.owner, minlength=runs.count)
+        self._first = np.concatenate([[0], np.cumsum(self._counts)])[:-1]
+
+    def reductions(self, covariance: FloatArray, goals: FloatArray) -> FloatArray:
+        """Return by how much each trajectory lowers the variance of each goal, [T, G].
+
+        Args:
+            covariance: V, [Q, Q].
+            goals: gradients of what is wanted, [G, Q].
+        """
+        moved = self._gradient @ covariance
+        shared = moved @ goals.T
+        if self._runs.owner.size == self._runs.count:
+            variance = np.einsum("sq,sq->s", moved, self._gradient)
+            return np.asarray(shared**2 / (self._size**2 + variance)[:, None])
+        result = np.zeros((self._runs.count, goals.shape[0]))
+        for count in np.unique(self._counts):
+            members = np.flatnonzero(self._counts == count)
+            rows = self._first[members][:, None] + np.arange(count)
+            total = np.einsum("tkq,tlq->tkl", moved[rows], self._gradient[rows])
+            solved = np.linalg.solve(total + self._noise(rows), shared[rows])
+            result[members] = np.einsum("tkg,tkg->tg", shared[rows], solved)
+        return result
+
+    def after(self, covariance: FloatArray, trajectory: int) -> FloatArray:
+        """Return the covariance after one trajectory whose loss is still unknown, [Q, Q].
+
+        A rank-K update for a trajectory of K observations.
+        """
+        rows = self._first[trajectory] + np.arange(self._counts[trajectory])
+        f = self._gradient[rows]
+        moved = covariance @ f.T
+        total = f @ moved + self._noise(rows[None])[0]
+        result = covariance - moved @ np.linalg.solve(total, moved.T)
+        return 0.5 * (result + result.T)
+
+    def _noise(self, rows: np.ndarray) -> FloatArray:
+        """Return the noise covariance of trajectories with K observations each, [T, K, K].
+
+        Observations of a trajectory share most of their noise, as `noise_covariance` says.
+        """
+        tokens = self._runs.points.log_tokens[rows]
+        same, ones = np.zeros(rows.shape[1]), np.ones(rows.shape[1])
+        shared = np.stack([noise_covariance(row, same, ones) for row in tokens])
+        return np.asarray(shared * self._size[rows][:, :, None] * self._size[rows][:, None, :])
 
 
 def reductions(
@@ -38,52 +93,14 @@ def reductions(
         phi: misfit features of the observations, [S, M].
         goals: gradients of what is wanted, [G, Q].
     """
-    gradient = part.gradient(runs.points, phi)
-    size = observation_noise(part, runs)
-    moved = gradient @ covariance
-    shared = moved @ goals.T
-    counts = np.bincount(runs.owner, minlength=runs.count)
-    if runs.owner.size == runs.count:
-        variance = np.einsum("sq,sq->s", moved, gradient)
-        return np.asarray(shared**2 / (size**2 + variance)[:, None])
-    result = np.zeros((runs.count, goals.shape[0]))
-    first = np.concatenate([[0], np.cumsum(counts)])[:-1]
-    for count in np.unique(counts):
-        members = np.flatnonzero(counts == count)
-        rows = first[members][:, None] + np.arange(count)
-        total = np.einsum("tkq,tlq->tkl", moved[rows], gradient[rows])
-        total += _noise(runs, rows, size)
-        with_goals = shared[rows]
-        solved = np.linalg.solve(total, with_goals)
-        result[members] = np.einsum("tkg,tkg->tg", with_goals, solved)
-    return result
-
-
-def _noise(runs: Trajectories, rows: np.ndarray, size: FloatArray) -> FloatArray:
-    """Return the noise covariance of trajectories with K observations each, [T, K, K]."""
-    tokens = runs.points.log_tokens[rows]
-    # The same trajectory's observations share most of their noise, as `noise_covariance` says.
-    result = np.empty((*rows.shape, rows.shape[1]))
-    same, ones = np.zeros(rows.shape[1]), np.ones(rows.shape[1])
-    for number, row in enumerate(tokens):
-        result[number] = noise_covariance(row, same, ones)
-    return result * size[rows][:, :, None] * size[rows][:, None, :]
+    return Telling(part, runs, phi).reductions(covariance, goals)
 
 
 def condition(
     part: Posterior, covariance: FloatArray, runs: Trajectories, phi: FloatArray
 ) -> FloatArray:
-    """Return the covariance after trajectories whose losses are still unknown, [Q, Q].
-
-    A rank-K update for each trajectory of K observations.
-    """
-    gradient = part.gradient(runs.points, phi)
-    size = observation_noise(part, runs)
-    result = covariance.copy()
-    for number in range(runs.count):
-        rows = np.flatnonzero(runs.owner == number)
-        f = gradient[rows]
-        moved = result @ f.T
-        noise = _noise(runs, rows[None], size)[0]
-        result -= moved @ np.linalg.solve(f @ moved + noise, moved.T)
-    return 0.5 * (result + result.T)
+    """Return the covariance after trajectories whose losses are still unknown, [Q, Q]."""
+    telling = Telling(part, runs, phi)
+    for trajectory in range(runs.count):
+        covariance = telling.after(covariance, trajectory)
+    return covariance
