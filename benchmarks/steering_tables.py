@@ -20,7 +20,7 @@ from analysis.fitting.fit import fit_law
 from analysis.laws.base import FloatArray, Points, get_law
 from analysis.steering.belief import Belief
 from analysis.steering.choosing import POOL, SMALL_POOL, Account, Market, Policy, choose
-from analysis.steering.forms import Form, five_parameters, recorded, with_misfit
+from analysis.steering.forms import Form, five_parameters, recorded, standard, with_misfit
 from analysis.steering.goals import Losses
 from analysis.steering.places import Trajectories, taken
 from analysis.steering.posterior import Observed
@@ -117,7 +117,7 @@ def _scalebench(task: str) -> Pool:
 
     forms = {
         "data_con": lambda: with_misfit(get_law("muennighoff")),
-        "farseer": recorded,
+        "farseer": standard,
         "lr_bsz": lambda: with_misfit(RecipeLaw()),
     }[task]()
     cost = (6.0 * pool[size] * pool[data]).to_numpy(dtype=np.float64)

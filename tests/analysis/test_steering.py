@@ -10,13 +10,14 @@ from laboratory import ALPHA, BETA, A, B, E, true_optimum
 from analysis.discrepancy import noise_covariance
 from analysis.errors import AnalysisError
 from analysis.laws.base import Points
-from analysis.steering.choosing import Account, Market, choose, expected_cuts
+from analysis.steering.choosing import SMALL_POOL, Account, Market, choose, expected_cuts
 from analysis.steering.estimate import mixture
 from analysis.steering.forms import five_parameters, standard
 from analysis.steering.goals import Losses, Optimum
 from analysis.steering.places import Trajectories
+from analysis.steering.planning import Hypothesis, best_plan
 from analysis.steering.posterior import Observed
-from analysis.steering.scoring import condition, reductions
+from analysis.steering.scoring import Telling, condition, reductions
 from analysis.steering.stopping import Trust, judge, surprise
 
 LARGEST = 1e12
@@ -298,3 +299,31 @@ def test_the_mixture_answers_like_a_fit():
     assert there.extrapolation_decades[0] == pytest.approx(3.0, abs=0.3)
     with pytest.raises(AnalysisError, match="too few"):
         mixture(table.head(2))
+
+
+def test_a_plan_spends_the_rest_once_and_begins_with_its_cheapest_run(market, belief):
+    part = belief.parts[0]
+    goals = market.goal.answer(part, market.goal_phi).gradient
+    telling = Telling(part, market.candidates, market.phi)
+    hypotheses = [Hypothesis(1.0, telling, part.covariance, goals)]
+    cost, left = market.candidates.cost, 0.3 * LARGEST
+    plan = best_plan(hypotheses, cost, np.ones(cost.size, dtype=bool), left)
+    assert len(set(plan)) == len(plan)
+    assert cost[plan].sum() <= left
+
+    def remaining(runs: list[int]) -> float:
+        covariance = part.covariance
+        for run in runs:
+            covariance = telling.after(covariance, run)
+        return float(np.trace(goals @ covariance @ goals.T))
+
+    rng = np.random.default_rng(0)
+    by_chance: list[int] = []
+    for run in rng.permutation(cost.size):
+        if cost[[*by_chance, run]].sum() <= left:
+            by_chance.append(int(run))
+    assert remaining(plan) < remaining(by_chance)
+    small = Market.of(market.candidates, market.goal, market.forms, SMALL_POOL)
+    choice = choose(small, belief, Account(left, 0.0, tuple(range(12))), rng)
+    assert cost[choice.index] == cost[np.isfinite(choice.scores)].min()
+    assert "planned" in choice.reason
