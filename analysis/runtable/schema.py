@@ -32,6 +32,7 @@ COLUMNS: dict[str, str] = {
     "objective": "what was trained on",
     "curriculum": "curriculum over noise levels",
     "weight_decay": "weight decay",
+    "dropout": "share of elements dropped in training",
     "seed": "seed of the run",
     "corpus": "identity of the training text",
     "tokenizer": "identity of the tokenizer",
@@ -56,6 +57,7 @@ SINGLE_VALUED = (
     "flops_convention",
     "params_convention",
     "cooled",
+    "dropout",
 )
 """Columns in which one fit cannot have two values."""
 
@@ -77,6 +79,7 @@ NUMERIC = (
     "warmup_tokens",
     "cooldown_tokens",
     "weight_decay",
+    "dropout",
     "flops_spent",
     "device_seconds",
 )

@@ -272,9 +272,9 @@ RUN_COLUMNS = [
     "study", "trajectory", "observation", "params", "params_non_embedding", "tokens",
     "unique_tokens", "epochs", "flops", "flops_convention", "params_convention", "loss",
     "loss_stderr", "train_loss", "lr", "lr_schedule", "warmup_tokens", "cooldown_tokens",
-    "batch_tokens", "seq_len", "kernel", "noise_schedule", "objective", "weight_decay", "seed",
-    "corpus", "tokenizer", "evaluator", "cooled", "parent", "flops_spent", "device_seconds",
-    "status",
+    "batch_tokens", "seq_len", "kernel", "noise_schedule", "objective", "weight_decay",
+    "dropout", "seed", "corpus", "tokenizer", "evaluator", "cooled", "parent", "flops_spent",
+    "device_seconds", "status",
 ]  # fmt: skip
 
 
@@ -322,6 +322,7 @@ def _run_row(config: TrajectoryConfig, record: Record, status: str) -> dict[str,
         "noise_schedule": config.diffusion.noise_schedule,
         "objective": config.diffusion.objective,
         "weight_decay": config.training.weight_decay,
+        "dropout": config.training.dropout,
         "seed": config.seed,
         "corpus": config.corpus_hash,
         "tokenizer": config.tokenizer,

@@ -30,8 +30,8 @@ SEARCH_BELOW = 30
 _UNREAD = [
     "study", "params_non_embedding", "unique_tokens", "epochs", "flops", "flops_convention",
     "params_convention", "loss_stderr", "train_loss", "batch_tokens", "seq_len", "kernel",
-    "noise_schedule", "objective", "weight_decay", "seed", "corpus", "tokenizer", "flops_spent",
-    "device_seconds", "warmup_tokens", "cooldown_tokens", "parent",
+    "noise_schedule", "objective", "weight_decay", "dropout", "seed", "corpus", "tokenizer",
+    "flops_spent", "device_seconds", "warmup_tokens", "cooldown_tokens", "parent",
 ]  # fmt: skip
 """Columns that the guide does not read: checking them at every observation costs as much as its
 fit. The reported law has them checked."""

@@ -22,7 +22,7 @@ import numpy as np
 from quokka_ray.diffusion.schedules import NoiseSchedule
 from quokka_ray.diffusion.times import antithetic
 
-TRAINING, VALIDATION = 1, 2
+TRAINING, VALIDATION, DROPOUT = 1, 2, 3
 """Purposes of a stream: two purposes never share random numbers under one seed."""
 
 

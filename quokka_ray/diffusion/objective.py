@@ -43,6 +43,7 @@ class Batch(Generic[Array]):
         noisy: int64 [B, L], what the model sees; None: the clean text with masks at `flat`.
         weights: float32 [M], the weight of each position with a loss; None: 1.
         time: float32 [B], the noise level t of each row; None: the model is not told.
+        dropout: int64 [B], the key of each row's dropout; None: there is none.
     """
 
     normaliser: float
@@ -50,6 +51,7 @@ class Batch(Generic[Array]):
     noisy: Array | None = None
     weights: Array | None = None
     time: Array | None = None
+    dropout: Array | None = None
 
     def map(self, function: Callable[[Array], Other]) -> "Batch[Other]":
         """Return the batch with `function` applied to its arrays: sent to a device, say."""
@@ -63,6 +65,7 @@ class Batch(Generic[Array]):
             noisy=apply(self.noisy),
             weights=apply(self.weights),
             time=apply(self.time),
+            dropout=apply(self.dropout),
         )
 
     def part(self, first: int, last: int, seq_len: int) -> "Batch[Array]":
@@ -83,6 +86,8 @@ class Batch(Generic[Array]):
             changes["noisy"] = self.noisy[first:last]
         if self.time is not None:
             changes["time"] = self.time[first:last]
+        if self.dropout is not None:
+            changes["dropout"] = self.dropout[first:last]
         return replace(self, **changes)
 
     def _rows(self, seq_len: int) -> Any:

@@ -16,6 +16,7 @@ from torch.utils.checkpoint import checkpoint
 from quokka_ray.errors import ConfigurationError
 from quokka_ray.model.counts import head_dim_of
 from quokka_ray.model.documents import Documents
+from quokka_ray.model.dropout import Sites, drop, sites
 from quokka_ray.model.time_conditioning import TimeConditioning
 from quokka_ray.model.transfer import Transfer, transfer_of
 from quokka_ray.study.config import ModelConfig
@@ -142,19 +143,33 @@ class FeedForward(nn.Module):
 class Block(nn.Module):
     """Attention, then feed-forward, each normalised on its way in and added to the stream."""
 
-    def __init__(self, shape: Shape, model: ModelConfig, transfer: Transfer) -> None:
+    def __init__(
+        self, shape: Shape, model: ModelConfig, transfer: Transfer, dropout: float = 0.0
+    ) -> None:
         super().__init__()
         self.branch = transfer.branch
+        self.dropout = dropout
         self.attention_norm = nn.RMSNorm(shape.d_model, eps=model.norm_eps)
         self.attention = Attention(shape, model, transfer)
         self.feed_forward_norm = nn.RMSNorm(shape.d_model, eps=model.norm_eps)
         self.feed_forward = FeedForward(shape)
 
-    def forward(self, x: Tensor, table: Tensor, documents: Documents | None = None) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        table: Tensor,
+        documents: Documents | None = None,
+        dropped: Sites | None = None,
+    ) -> Tensor:
         """Map x [B, T, d] to the same shape."""
         mixed = self.attention(self.attention_norm(x), table, documents)
+        if dropped is not None:
+            mixed = drop(mixed, dropped.keys[0], dropped.places, self.dropout)
         x = torch.add(x, mixed, alpha=self.branch)
-        return torch.add(x, self.feed_forward(self.feed_forward_norm(x)), alpha=self.branch)
+        mixed = self.feed_forward(self.feed_forward_norm(x))
+        if dropped is not None:
+            mixed = drop(mixed, dropped.keys[1], dropped.places, self.dropout)
+        return torch.add(x, mixed, alpha=self.branch)
 
 
 class DiffusionTransformer(nn.Module):
@@ -171,6 +186,8 @@ class DiffusionTransformer(nn.Module):
         transfer: Factors of the size (`model/transfer.py`).
         end_of_document: The token that ends a document, needed where `model.document_attention`
             is `within`.
+        dropout: Share of elements dropped from the embeddings and from what each half of a block
+            adds to the stream, in passes that are given keys.
 
     Attributes:
         checkpointing: Whether blocks keep their input alone for the backward pass, and run twice.
@@ -189,6 +206,7 @@ class DiffusionTransformer(nn.Module):
         *,
         transfer: Transfer = Transfer(),  # noqa: B008 (immutable)
         end_of_document: int | None = None,
+        dropout: float = 0.0,
     ) -> None:
         super().__init__()
         within = model.document_attention == "within"
@@ -200,13 +218,16 @@ class DiffusionTransformer(nn.Module):
         self.causal = bool(model.causal)
         self.checkpointing = False
         self.transfer = transfer
+        self.dropout = dropout
         self.vocab_size = vocab_size
         self.mask_id = vocab_size
         self.embedding = nn.Embedding(vocab_size + 1, shape.d_model)
         self.embedding_norm = (
             nn.RMSNorm(shape.d_model, eps=model.norm_eps) if model.embedding_norm else None
         )
-        self.blocks = nn.ModuleList(Block(shape, model, transfer) for _ in range(shape.layers))
+        self.blocks = nn.ModuleList(
+            Block(shape, model, transfer, dropout) for _ in range(shape.layers)
+        )
         self.final_norm = nn.RMSNorm(shape.d_model, eps=model.norm_eps)
         table = rotary_table(model.seq_len, head_dim_of(shape, model), model.rope_base)
         self.register_buffer("rotary", table, persistent=False)
@@ -251,7 +272,9 @@ class DiffusionTransformer(nn.Module):
                 std = model.init_std * (self.transfer.hidden_std if hidden else 1.0)
                 parameter.copy_(start * std)
 
-    def forward(self, tokens: Tensor, time: Tensor | None = None) -> Tensor:
+    def forward(
+        self, tokens: Tensor, time: Tensor | None = None, dropout_keys: Tensor | None = None
+    ) -> Tensor:
         """Map noisy tokens to hidden states.
 
         Args:
@@ -259,6 +282,7 @@ class DiffusionTransformer(nn.Module):
                 family's sequence length. On the model's device.
             time: floating [B] in [0, 1], the noise level of each row, on the same device. A model
                 without time conditioning takes no notice of it.
+            dropout_keys: int64 [B] below 2^32, on the same device; None: nothing is dropped.
 
         Returns:
             [B, T, d], float32 or the type that autocast chose. Causal: position i depends on
@@ -278,15 +302,21 @@ class DiffusionTransformer(nn.Module):
         documents = None
         if self.end_of_document is not None:
             documents = Documents(tokens, self.end_of_document, self.causal)
+        dropped: list[Sites | None] = [None] * len(self.blocks)
+        if dropout_keys is not None:
+            count = 1 + 2 * len(self.blocks)
+            keys, places = sites(dropout_keys, x.shape[1], x.shape[2], count)
+            x = drop(x, keys[0], places, self.dropout)
+            dropped = [Sites(pair, places) for pair in keys[1:].split(2)]
         twice = self.checkpointing and torch.is_grad_enabled()
-        for block in self.blocks:
+        for block, here in zip(self.blocks, dropped, strict=True):
             if twice:
-                # Nothing in a block is random.
+                # Nothing in a block is random: what it drops follows from its keys.
                 x = checkpoint(
-                    block, x, table, documents, use_reentrant=False, preserve_rng_state=False
+                    block, x, table, documents, here, use_reentrant=False, preserve_rng_state=False
                 )
             else:
-                x = block(x, table, documents)
+                x = block(x, table, documents, here)
         return self.final_norm(x)
 
     def _adds_few_rows(self, tokens: Tensor) -> bool:
@@ -327,6 +357,7 @@ def build_model(config: TrajectoryConfig) -> DiffusionTransformer:
             config.vocab_size,
             transfer=transfer_of(config.shape, config.training),
             end_of_document=config.end_of_document,
+            dropout=config.training.dropout,
         )
     except ValueError as error:
         raise ConfigurationError(f"trajectory {config.id}: {error}") from None

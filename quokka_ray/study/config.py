@@ -85,6 +85,10 @@ class TrainingConfig(Section):
     beta2: float = Field(default=0.95, ge=0, lt=1)
     eps: float = Field(default=1e-8, gt=0)
     weight_decay: float = Field(default=0.1, ge=0)
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+    """Share of elements that are dropped, in training alone, from the embeddings and from what
+    attention and feed-forward add to the stream. What is dropped depends on the seed, the step
+    and the row of the batch, and on nothing else."""
     transfer: Literal["none", "mup", "completep"] = "none"
     """What changes with width and depth, so that lr, weight_decay and eps found at one size hold
     at others (`model/transfer.py`): nothing; muP, width alone; CompleteP, width and depth."""

@@ -146,5 +146,6 @@ def _tensors(tokens: Tensor, batch: Batch[Tensor]) -> dict[str, Tensor]:
         "noisy": batch.noisy,
         "weights": batch.weights,
         "time": batch.time,
+        "dropout": batch.dropout,
     }
     return {name: tensor for name, tensor in named.items() if tensor is not None}

@@ -32,7 +32,8 @@ def fused_step(model: DiffusionTransformer, objective: Objective) -> "FusedStep 
     """Return the fused step of a model where there is one for it, else None.
 
     There is one for small bidirectional models on a CPU that are trained on masked tokens; not
-    for attention within documents or conditioning on time. It computes in the parameters' type.
+    for attention within documents, conditioning on time, or dropout. It computes in the
+    parameters' type.
     """
     weight = model.embedding.weight
     fits = (
@@ -41,6 +42,7 @@ def fused_step(model: DiffusionTransformer, objective: Objective) -> "FusedStep 
         and not model.causal
         and model.end_of_document is None
         and model.time_conditioning is None
+        and not model.dropout
         and weight.shape[1] <= _WIDEST
         and model.rotary.shape[0] <= _LONGEST
         and model.vocab_size <= _LARGEST_VOCABULARY

@@ -15,6 +15,7 @@ from quokka_ray.study.trajectory import TrajectoryConfig
 from quokka_ray.training.compiled import Compilation
 from quokka_ray.training.cuda_graphs import Replayed, fits
 from quokka_ray.training.device_memory import MicroBatch
+from quokka_ray.training.dropout import dropping, with_keys
 from quokka_ray.training.feed import Feed, steps_ahead
 from quokka_ray.training.fused_step import FusedStep, fused_step
 from quokka_ray.training.lr_schedules import leg_schedule
@@ -173,7 +174,9 @@ class Trainer:
         """Return the text and the noise of a step: the whole batch's."""
         rows = self.config.training.batch_sequences
         clean = self._windows.batch(step * rows, rows)
-        return clean, self._objective.draw(self.config.seed, step, clean)
+        batch = self._objective.draw(self.config.seed, step, clean)
+        rate = self.config.training.dropout
+        return clean, with_keys(batch, rate, self.config.seed, step, rows)
 
     def _prepare(self, clean: np.ndarray, batch: Batch[np.ndarray], now: MicroBatch) -> None:
         """Compile the blocks, if it is time to; memory that ends meanwhile leaves it undecided."""
@@ -199,7 +202,9 @@ class Trainer:
             return self.fused(tokens, batch)
         half = products_in_bf16(self.config.training.precision, self.device)
         with torch.autocast(torch.device(self.device).type, torch.bfloat16, half, False):
-            loss = self.apply(lambda model: self._objective.loss(model, tokens, batch))
+            loss = self.apply(
+                lambda model: self._objective.loss(dropping(model, batch), tokens, batch)
+            )
         loss.backward()
         return loss.detach()
 

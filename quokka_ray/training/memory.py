@@ -146,6 +146,13 @@ def step_memory(
     # Beside the blocks: the final norm's input, the normalised embedding's input, and of each
     # token its id, clean and noisy.
     outside = (_FULL * d * (2 if model.embedding_norm else 1) + 16) * tokens
+    dropped = 0.0
+    if training.dropout:
+        # A byte of each element that may be dropped is saved; the hash that decides about it works
+        # on three int64 tensors.
+        outside += d * tokens
+        saved += 2 * d * tokens
+        dropped = float(3 * 8 * d * tokens)
     activations = outside + layers * (entering if checkpointing else saved)
     # SwiGLU's gradients by gate and by up, then both in one tensor; by then the product and
     # silu(gate) are gone. Attention comes when all that is gone, and takes less.
@@ -157,11 +164,12 @@ def step_memory(
     before = gradients if accumulate else 0.0
     # The head's gradient of the table waits for the embedding's, which comes last.
     waiting = float(_FULL * table)
+    working = max(backward, dropped) if checkpointing else backward
     # Where blocks run twice, the last one to run has all that it saves, beside all inputs.
     again = saved - entering if checkpointing else 0.0
     peak = max(
-        held + before + casts + activations + max(head, head_backward),
-        held + before + casts + activations + again + waiting + backward,
+        held + before + casts + activations + max(head, head_backward, dropped),
+        held + before + casts + activations + again + waiting + working,
         # The first block's backward pass comes last, when all gradients are there.
         held + gradients + outside + saved + waiting + backward,
         held + gradients + update,

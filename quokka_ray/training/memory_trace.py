@@ -29,6 +29,7 @@ from quokka_ray.diffusion.build import build_objective
 from quokka_ray.model.transformer import build_model
 from quokka_ray.study.trajectory import TrajectoryConfig
 from quokka_ray.training import optimizers
+from quokka_ray.training.dropout import dropping, with_keys
 
 _BLOCK = 512
 """Bytes that an allocation is rounded up to."""
@@ -59,6 +60,7 @@ def trace_step(config: TrajectoryConfig, rows: int, *, checkpointing: bool = Fal
     batch = config.training.batch_sequences
     clean = np.zeros((batch, config.model.seq_len), np.int64)
     drawn = objective.draw(config.seed, 0, clean)
+    drawn = with_keys(drawn, config.training.dropout, config.seed, 0, batch)
     parts = min(2, batch // rows)
     with FakeTensorMode(), Allocations() as allocations, _as_on_a_gpu():
         model = build_model(config)
@@ -75,7 +77,7 @@ def trace_step(config: TrajectoryConfig, rows: int, *, checkpointing: bool = Fal
                 tokens = _sent(clean[:rows])
                 half = config.training.precision != "fp32"
                 with torch.autocast("cpu", torch.bfloat16, half, False):
-                    loss = objective.loss(model, tokens, noise)
+                    loss = objective.loss(dropping(model, noise), tokens, noise)
                 peaks["forward"] = max(peaks["forward"], allocations.peak_since())
                 loss.backward()
                 del loss, noise, tokens

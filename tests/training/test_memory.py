@@ -76,6 +76,8 @@ def predicted(config, rows, checkpointing=False):
         (MID, 4, False, {"diffusion": NEXT}),
         (DEEP, 8, False, {}),
         (DEEP, 8, True, {"optimizer": "muon"}),
+        (DEEP, 8, False, {"dropout": 0.1}),
+        (DEEP, 8, True, {"dropout": 0.1}),
         (DEEP, 8, False, {"diffusion": UNIFORM}),
         (DEEP, 8, False, {"model": {"qk_norm": False, "conv_width": 3, "embedding_norm": True}}),
     ],
