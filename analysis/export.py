@@ -1,6 +1,8 @@
 """Writing a law where people look: the law file, pages, tables, figures."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -24,9 +26,21 @@ _CAPTIONS = {
 }
 
 
-def write_law(fit: Fit, folder: str | Path, target_flops: float | None = None) -> list[Path]:
-    """Write a fit's law file, its page and figures into `folder`; return the paths."""
-    path = save_law(fit, folder)
+def write_law(
+    fit: Fit,
+    folder: str | Path,
+    target_flops: float | None = None,
+    search: Mapping[str, Any] | None = None,
+) -> list[Path]:
+    """Write a fit's law file, its page and figures into `folder`; return the paths.
+
+    Args:
+        fit: the fit.
+        folder: made when missing.
+        target_flops: a budget in 6 N D to include in tables and figures.
+        search: how the search that bought the runs ended, which the law file keeps.
+    """
+    path = save_law(fit, folder, search)
     return [path, *export_law(load_law(path), folder, target_flops)]
 
 

@@ -24,8 +24,14 @@ _APPROACH_RESAMPLES = 200
 _MOST_INFLUENTIAL = 5
 
 
-def law_document(fit: Fit) -> dict[str, Any]:
-    """Return what `law.json` holds, ready for JSON."""
+def law_document(fit: Fit, search: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Return what `law.json` holds, ready for JSON.
+
+    Args:
+        fit: the fit.
+        search: how the search that bought the runs ended: `kind`, `words`, `surprises` (z of
+            larger runs predicted before they were trained), `trusted_flops`.
+    """
     errors = fit.standard_errors
     parameters = {
         name: {
@@ -80,6 +86,8 @@ def law_document(fit: Fit) -> dict[str, Any]:
         "versions": _versions(),
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
     }
+    if search is not None:
+        document["search"] = search
     document["flops_convention"] = document["flops_convention"] or "6nd"
     plain: dict[str, Any] = _plain(document)
     return plain

@@ -86,8 +86,10 @@ class LawFile:
         return pd.read_csv(table) if table.is_file() else None
 
 
-def save_law(fit: Fit, folder: str | Path) -> Path:
+def save_law(fit: Fit, folder: str | Path, search: Mapping[str, Any] | None = None) -> Path:
     """Write `law.json`, its samples and its runs into `folder`; return the JSON's path.
+
+    `search`: how the search that bought the runs ended, where there was one.
 
     Each file appears whole or not at all, the JSON last.
     """
@@ -104,7 +106,7 @@ def save_law(fit: Fit, folder: str | Path) -> Path:
         )
     partial.replace(target / SAMPLES_NAME)
     write_runs(fit.runs, target / RUNS_NAME)
-    text = json.dumps(law_document(fit), indent=2, allow_nan=False) + "\n"
+    text = json.dumps(law_document(fit, search), indent=2, allow_nan=False) + "\n"
     partial = target / f".{LAW_NAME}.partial"
     with partial.open("w", encoding="utf-8") as stream:
         stream.write(text)

@@ -70,6 +70,7 @@ def document_markdown(
         f"{100 * document['fit']['noise']:.2g} % of the loss." + _discrepancy(document),
         "",
         *_warning_lines(document["warnings"]),
+        *_ending_lines(document.get("search")),
         *law_lines(document, state),
         *identified_lines(document, state, runs),
         *search_lines(document),
@@ -101,6 +102,19 @@ def _warning_lines(warnings: Sequence[str]) -> list[str]:
     if not warnings:
         return []
     return ["## Read this first", "", *(f"- {w[0].upper()}{w[1:]}." for w in warnings), ""]
+
+
+def _ending_lines(search: Mapping[str, Any] | None) -> list[str]:
+    if not search:
+        return []
+    lines = [f"The search ended: {search['words']}."]
+    missed = ", ".join(f"{z:+.1f}" for z in search["surprises"])
+    if missed:
+        lines.append(
+            f"Runs larger than all before them were predicted before they were trained; they came "
+            f"out {missed} standard deviations off."
+        )
+    return [" ".join(lines), ""]
 
 
 def _response_lines(response: Mapping[str, Any]) -> list[str]:

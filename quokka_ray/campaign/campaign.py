@@ -20,10 +20,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import Protocol
 
+import numpy as np
 import pandas as pd
 
 from analysis.fitting.fit import Fit
+from analysis.steering.stopping import Trust
 from quokka_ray.campaign.budget import Account, account, projected_flops
+from quokka_ray.campaign.ending import Ending, Kind, ending, meets, trust_notes
 from quokka_ray.campaign.ledger import Ledger, Record, TrajectoryState, read_rows
 from quokka_ray.campaign.menu import Menu, plan_run
 from quokka_ray.campaign.refits import Refits
@@ -37,6 +40,9 @@ logger = logging.getLogger(__name__)
 
 MAX_ATTEMPTS = 3
 """Times that a trajectory is started before it is given up as failed."""
+
+ASK_AGAIN = 1.1
+"""Growth of the observations before the reported law is asked again whether it has arrived."""
 
 
 class Answer(enum.Enum):
@@ -94,6 +100,7 @@ class Campaign:
         self._steering = Steering(study, self.menu)
         self._queue: list[str] = []
         self._live: set[str] = set()
+        self._arrived_at = self._ask_again_at = 0
         self._take_up()
         if len(self.ledger.trajectories) > len(self._queue):
             self._refit()
@@ -115,6 +122,8 @@ class Campaign:
             return self._idle()
         if self._queue:
             return self._start(self._queue[0])
+        if self._arrived():
+            return self._idle()
         limit = self.study.budget.trials
         if limit is not None and len(self.ledger.trajectories) >= limit:
             return self._idle()
@@ -126,7 +135,6 @@ class Campaign:
         """Return the next run that the steering would buy. Changes nothing."""
         return self._steering.propose(
             states=list(self.ledger.trajectories.values()),
-            fit=self.fit,
             guide=self.guide,
             available=self.account.available,
         )
@@ -213,6 +221,21 @@ class Campaign:
         return self._laws.no_law_because
 
     @property
+    def ending(self) -> Ending:
+        """Where the search stands, or why it ended."""
+        limit = self.study.budget.trials
+        kind: Kind = "going on"
+        if self.stopping:
+            kind = "stopped"
+        elif self.guide is not None and self._arrived_at == len(self.guide.runs):
+            kind = "reached"
+        elif limit is not None and len(self.ledger.trajectories) >= limit:
+            kind = "trials"
+        elif self.account.available < self.menu.smallest_cost:
+            kind = "budget"
+        return ending(kind, self.fit, self._trust, self._states, self.study.target)
+
+    @property
     def account(self) -> Account:
         """Where the budget stands."""
         return account(self.study.budget.flops, self.ledger.trajectories.values())
@@ -237,6 +260,40 @@ class Campaign:
         return self.ledger.runs()
 
     # Inside
+
+    @property
+    def _states(self) -> list[TrajectoryState]:
+        return list(self.ledger.trajectories.values())
+
+    @property
+    def _trust(self) -> Trust:
+        return self._steering.beliefs.trust_now(self.guide, self._states)
+
+    def _arrived(self) -> bool:
+        """Whether the target ends the search before the budget does.
+
+        The steering's forms say when it is near; the law that is reported has the last word,
+        since its intervals are what a reader sees.
+        """
+        target, guide, states = self.study.target, self.guide, self._states
+        if target.stop == "budget" or guide is None or not self._steering.started(states):
+            return False
+        rows = len(guide.runs)
+        if rows == self._arrived_at or self._trust.lost:
+            return True
+        beliefs = self._steering.beliefs
+        if rows < self._ask_again_at or beliefs.verdict(guide, states).kind != "reached":
+            return False
+        beliefs.afresh(guide, states)
+        self._ask_again_at = math.ceil(ASK_AGAIN * rows)
+        if beliefs.verdict(guide, states).kind != "reached":
+            return False
+        self.settle()
+        if self.fit is None or not meets(self.fit, target):
+            return False
+        # Runs in flight may yet widen the intervals: asked again when they have ended.
+        self._arrived_at, self._ask_again_at = rows, 0
+        return True
 
     def _take_up(self) -> None:
         """Queue what an earlier driver left unfinished, as far as the budget still holds it.
@@ -321,7 +378,9 @@ class Campaign:
 
     def _refit_reported(self, runs: pd.DataFrame) -> None:
         with self._laws.pace.run():
-            fit = self._laws.refit_reported(runs)
+            trust = self._trust
+            trusted = 6.0 * runs["params"] * runs["tokens"] >= np.exp(trust.log_floor - 1e-9)
+            fit = self._laws.refit_reported(runs[trusted], trust_notes(trust))
             if fit is not None:
                 for observer in self.observers:
                     observer.refitted(self, fit)

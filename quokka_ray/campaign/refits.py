@@ -8,6 +8,7 @@ time allows, and whenever somebody asks for the last word.
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pandas as pd
@@ -87,14 +88,20 @@ class Refits:
         if near is None:
             self._searched = len(runs)
 
-    def refit_reported(self, runs: pd.DataFrame) -> Fit | None:
-        """Refit the reported law to all of `runs`; None where they are too few."""
+    def refit_reported(self, runs: pd.DataFrame, notes: tuple[str, ...] = ()) -> Fit | None:
+        """Refit the reported law to all of `runs`; None where they are too few.
+
+        Args:
+            runs: The run table.
+            notes: What a reader of the law must know besides, in sentences.
+        """
         self._behind = False
         try:
-            self.reported = fit_law(
+            fit = fit_law(
                 runs, law=self._law.name, bootstrap=self._law.bootstrap, **self._settings
             )
         except AnalysisError as error:
             self.no_law_because = str(error)
             return None
+        self.reported = replace(fit, notes=(*notes, *fit.notes))
         return self.reported

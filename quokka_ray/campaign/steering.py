@@ -2,20 +2,22 @@
 
 A start that fills the space comes first: several sizes at each of a few shared levels of compute,
 cheap ones first, so that both arms of each IsoFLOP curve are seen before any law is trusted.
-From then on the law that was refitted last places size and data where a run cuts the uncertainty
-of the target's answer most per FLOP, and Optuna places the other dimensions around it.
+From then on size and data are placed where a trajectory, with all its observations, is expected
+to cut the variance of the target's answer most for its price under the forms of the law that the
+runs leave open (`analysis.steering`), and Optuna places the other dimensions around it.
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 
-from analysis.design import Tolerances, expected_widths, score_candidates, space_filling
+from analysis.design import space_filling
 from analysis.fitting.fit import Fit
 from analysis.laws.base import FloatArray
+from analysis.steering.choosing import Account, Choice, choose
+from quokka_ray.campaign.beliefs import Beliefs, Predicted
 from quokka_ray.campaign.factors import Scored, suggest_factors
 from quokka_ray.campaign.ledger import TrajectoryState
 from quokka_ray.campaign.menu import LEVELS_PER_DECADE, Menu
@@ -27,32 +29,17 @@ START_SIZES = 6
 START_LEVELS = LEVELS_PER_DECADE // 2
 """The start takes every so manieth level of the menu: two in a factor of ten."""
 
-COST_EXPONENT = 0.4
-"""A candidate's score is divided by its cost to this power: under 1, so that a few larger runs
-are bought although many small ones carry more information on a law that is taken to be right."""
-
 DIVERGED_EXCESS = 1.0
 """What a diverged trial scores: far worse than any that trained."""
-
-OVERHEAD_SHARE = 0.02
-"""What any run is taken to cost besides, as a share of the largest: else a great many of the
-cheapest runs look best, which say most of a law that is taken to be right and least of whether
-it is."""
 
 LR_TRUST = 30.0
 """A learning-rate law that leaves the stated rate by more than this factor is not followed."""
 
 LARGEST_SHARE = 1 / 3
-"""A run costs at most this share of what was spent before it."""
+"""A run at random costs at most this share of what was spent before it."""
 
-
-@dataclass(frozen=True)
-class Predicted:
-    """The loss that the law expects of a run before it is trained: nats per token, 90 %."""
-
-    value: float
-    low: float
-    high: float
+REPLICATES = 0.1
+"""Share of the trials that may repeat a size and token count: to learn the noise, a few do."""
 
 
 @dataclass(frozen=True)
@@ -103,11 +90,11 @@ class Steering:
         self._study = study
         self._menu = menu
         self.start = start_design(study, menu)
+        self.beliefs = Beliefs(study, menu)
 
     def propose(
         self,
         states: Sequence[TrajectoryState],
-        fit: Fit | None,
         guide: Fit | None,
         available: float,
     ) -> Proposal:
@@ -115,10 +102,8 @@ class Steering:
 
         Args:
             states: Every trajectory planned so far.
-            fit: The law as it was reported last, if there is one: it predicts. What is
-                predicted is written down, and decides nothing.
-            guide: The five-parameter law of all runs, which says what a run would tell, and sets
-                learning rates.
+            guide: The five-parameter law of all runs, whose response says what rates and
+                schedules cost, and sets learning rates.
             available: Exact FLOPs that the run may cost; at least the menu's cheapest run.
         """
         params, tokens, cost, reason = self._place(states, guide, available)
@@ -137,8 +122,13 @@ class Steering:
             lr_factor=factors["lr_factor"],
             lr_schedule=schedule,
             reason=reason,
-            predicted=None if fit is None else _predict(fit, params, tokens, lr, schedule),
+            predicted=self._predict(states, guide, params, tokens, lr, schedule),
         )
+
+    def started(self, states: Sequence[TrajectoryState]) -> bool:
+        """Return whether the start is over: its runs, and the one that tests its law."""
+        ended = sum(state.ended is not None for state in states)
+        return ended > len(self.start)
 
     def _place(
         self, states: Sequence[TrajectoryState], guide: Fit | None, available: float
@@ -151,16 +141,15 @@ class Steering:
         reach = self._reach(states, guide, available)
         if reach is not None:
             return reach
+        if guide is not None:
+            return self._steer(states, guide, available)
+        rng = np.random.default_rng([self._study.seed, len(states)])
         spent = sum(state.flops_spent for state in states)
-        ceiling = max(spent * LARGEST_SHARE, self._menu.smallest_cost)
+        ceiling = max(LARGEST_SHARE * spent, self._menu.smallest_cost)
         candidates = self._menu.affordable(min(available, ceiling))
-        if guide is None:
-            rng = np.random.default_rng([self._study.seed, len(states)])
-            chosen = candidates.iloc[int(rng.integers(len(candidates)))]
-            reason = "at random: no law yet"
-        else:
-            chosen, reason = self._steer(guide, candidates, states)
-        return int(chosen["params"]), int(chosen["tokens"]), float(chosen["cost"]), reason
+        chosen = candidates.iloc[int(rng.integers(len(candidates)))]
+        place = int(chosen["params"]), int(chosen["tokens"]), float(chosen["cost"])
+        return *place, "at random: no law yet"
 
     def _reach(
         self, states: Sequence[TrajectoryState], guide: Fit | None, available: float
@@ -186,38 +175,63 @@ class Steering:
         return int(chosen["params"]), int(chosen["tokens"]), float(chosen["cost"]), reason
 
     def _steer(
-        self, guide: Fit, candidates: pd.DataFrame, states: Sequence[TrajectoryState]
-    ) -> tuple[pd.Series, str]:
-        """Return the candidate that tells most of the target per FLOP, and what it would tell."""
-        target = self._study.target
-        pending = pd.DataFrame(
-            [
-                (state.config.params, state.config.tokens)
-                for state in states
-                if state.ended is None and state.last_observation is None
-            ],
-            columns=["params", "tokens"],
+        self, states: Sequence[TrajectoryState], guide: Fit, available: float
+    ) -> tuple[int, int, float, str]:
+        """Return the run that tells most of the target for its price, and what it would tell."""
+        belief = self.beliefs.of(guide, states)
+        table, market, running = self.beliefs.offered(available, states)
+        budget = self._study.budget.flops
+        bought = tuple(range(len(table), market.candidates.count))
+        work = 6.0 * table["params"].to_numpy(float) * table["tokens"].to_numpy(float)
+        payable = (table["cost"].to_numpy(float) <= available) & (
+            np.log(work) >= self.beliefs.trust.log_floor - 1e-9
         )
-        scores = score_candidates(
+        planned = {(state.config.params, state.config.tokens) for state in states}
+        places = zip(table["params"], table["tokens"], strict=True)
+        known = np.array([(int(n), int(d)) in planned for n, d in places])
+
+        def best(allowed: np.ndarray) -> Choice | None:
+            open_ = np.concatenate([allowed, np.zeros(len(bought), dtype=bool)])
+            rng = np.random.default_rng([self._study.seed, len(states)])
+            account = Account(budget, budget - available, bought, running, open_)
+            return choose(market, belief, account, rng)
+
+        choice = best(payable) if self._may_replicate(states) else None
+        if choice is None or not known[choice.index]:
+            choice = best(payable & ~known) or best(payable)
+        if choice is None:
+            # Only runs too small to be trusted can be paid for: they still tell the noise.
+            chosen = table.loc[table["cost"].idxmin()]
+            reason = "the cheapest: nothing that the law trusts can be paid for any more"
+        else:
+            chosen, reason = table.iloc[choice.index], choice.reason
+            if known[choice.index]:
+                reason = f"a replicate, to learn the noise: {reason}"
+        return int(chosen["params"]), int(chosen["tokens"]), float(chosen["cost"]), reason
+
+    @staticmethod
+    def _may_replicate(states: Sequence[TrajectoryState]) -> bool:
+        places = {(state.config.params, state.config.tokens) for state in states}
+        return len(states) - len(places) < REPLICATES * len(states)
+
+    def _predict(
+        self,
+        states: Sequence[TrajectoryState],
+        guide: Fit | None,
+        params: int,
+        tokens: int,
+        lr: float,
+        schedule: str,
+    ) -> Predicted | None:
+        if guide is None:
+            return None
+        return self.beliefs.predict(
             guide,
-            candidates,
-            target_flops=target.flops,
-            tolerances=Tolerances(params=target.tolerance_params, loss=target.tolerance_loss),
-            pending=pending,
-            exponent=COST_EXPONENT,
-            overhead=OVERHEAD_SHARE * self._study.search.run_flops.high,
-        )
-        best = int(np.argmax(scores))
-        chosen = candidates.iloc[best]
-        before = expected_widths(guide, target.flops, pending)
-        after = expected_widths(
-            guide, target.flops, pd.concat([pending, candidates.iloc[[best]]], ignore_index=True)
-        )
-        share = chosen["cost"] / self._study.budget.flops
-        return chosen, (
-            f"cuts the variance of ln N_opt by {1 - (after['params'] / before['params']) ** 2:.0%}"
-            f" and of ln loss by {1 - (after['loss'] / before['loss']) ** 2:.0%} at the target, "
-            f"for {share:.1%} of the budget"
+            states,
+            params=params,
+            tokens=tokens,
+            lr=lr,
+            lr_schedule=schedule,
         )
 
     def _lr_centers(
@@ -256,11 +270,3 @@ class Steering:
                 continue
             scored.append(Scored(config.lr / center, config.lr_schedule, score))
         return scored
-
-
-def _predict(fit: Fit, params: int, tokens: int, lr: float, lr_schedule: str) -> Predicted:
-    """Return what the law expects of one run with its own learning rate and schedule."""
-    tuned = fit.predict([params], [tokens], noise=True)
-    off = math.exp(float(fit.response.penalty([params], [tokens], [lr], [lr_schedule])[0]))
-    value, low, high = (float(bound[0]) * off for bound in (tuned.value, tuned.low, tuned.high))
-    return Predicted(value, low, high)

@@ -9,6 +9,7 @@ import optuna
 from analysis.export import write_law
 from analysis.fitting.fit import Fit
 from quokka_ray.campaign.campaign import Campaign, Observer
+from quokka_ray.campaign.ending import Ending
 from quokka_ray.campaign.menu import Menu
 from quokka_ray.cluster.interrupt import interruptible
 from quokka_ray.cluster.local import run_locally
@@ -107,13 +108,13 @@ def run_search(
             campaign.close()
         law_folder = None
         if campaign.fit is not None:
-            law_folder = _export(campaign.fit, folder, study)
+            law_folder = _export(campaign.fit, folder, study, campaign.ending)
         return Outcome(campaign, law_folder, interruption.exit_code)
 
 
-def _export(fit: Fit, folder: StudyFolder, study: StudyConfig) -> Path:
+def _export(fit: Fit, folder: StudyFolder, study: StudyConfig, ending: Ending) -> Path:
     """Write the law as it stands into the next numbered folder of `laws/`."""
     number = 1 + max((int(path.name) for path in folder.laws.glob("[0-9]*")), default=0)
     target = folder.laws / f"{number:04d}"
-    write_law(fit, target, study.target.flops)
+    write_law(fit, target, study.target.flops, ending.as_dict())
     return target

@@ -86,6 +86,8 @@ def search_table(state: SearchState) -> RenderableType:
     rows.add_row("law", _law(state))
     if state.optimum is not None:
         rows.add_row("optimum", _optimum(state.optimum, state.target_flops))
+    if state.goal:
+        rows.add_row("goal", Text(state.goal))
     for index, line in enumerate(state.events[-_LAST_EVENTS:]):
         rows.add_row(
             "" if index else "last", Text(line, style="dim", no_wrap=True, overflow="ellipsis")
@@ -113,6 +115,8 @@ def final_report(
         Text.assemble(("law   ", "bold"), "L = E + A/N^α + B/D^β" if state.parameters else ""),
         Text.assemble("      ", _law(state)),
     ]  # fmt: skip
+    if state.goal:
+        parts.append(Text.assemble(("ended ", "bold"), state.goal))
     if state.optimum is not None:
         parts += [Text(), _recommendation(state.optimum, state.target_flops)]
     parts += [Text.assemble(("warning ", "bold yellow"), line) for line in state.warnings]

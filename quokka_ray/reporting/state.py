@@ -53,6 +53,7 @@ class SearchState:
         sigma: Noise of one run in log loss; None without a law.
         optimum: What the law says about the target; None without a law.
         target_flops: The target in 6ND.
+        goal: How well the target is known, or why the search ended.
         message: One line on what is going on, such as why there is no law yet.
         warnings: What a reader must know before using the law.
         events: One line for each trial that ended, oldest first; it only ever grows.
@@ -70,6 +71,7 @@ class SearchState:
     identified: Mapping[str, bool] = field(default_factory=dict)
     sigma: float | None = None
     optimum: Optimum | None = None
+    goal: str = ""
     message: str = ""
     warnings: Sequence[str] = ()
     events: Sequence[str] = ()

@@ -47,6 +47,7 @@ class Watch:
         self._drawn: Fit | None = None
         self._law: dict[str, Any] = {}
         self._fit: Fit | None = None
+        self._goal = ""
 
     def planned(self, campaign: "Campaign", trajectory: TrajectoryConfig) -> None:
         """A trajectory was planned: its hyperparameters are in TensorBoard from now on."""
@@ -97,6 +98,7 @@ class Watch:
         """The law was refitted: numbers at once, pictures with a later row, when they are due."""
         self._law = _law_fields(fit, self._study.target.flops)
         self._fit = fit
+        self._goal = f"{campaign.ending.words}"
         self._write_law(campaign)
         self._show(campaign)
 
@@ -129,6 +131,7 @@ class Watch:
             seconds_left=None if left is None else left / max(1, len(running)),
             counts=counts,
             running=running,
+            goal=self._goal,
             message="" if self._law else campaign.no_fit_because,
             events=self._events,
             **self._law,
@@ -139,6 +142,7 @@ class Watch:
         if self._fit is not None and self._fit is not self._drawn:
             self._draw()
         self._board.close()
+        self._goal = campaign.ending.words
         state = self.state(campaign)
         self._view.update(state)
         return state

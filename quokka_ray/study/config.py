@@ -210,10 +210,25 @@ class TargetConfig(Section):
 
     flops: Annotated[Quantity, Field(gt=0)]
     """The compute budget to plan for, in 6ND."""
-    tolerance_params: float = Field(default=0.1, gt=0)
-    """How well ln N_opt must be known there (half width of its 90 % interval)."""
-    tolerance_loss: float = Field(default=0.01, gt=0)
-    """How well ln loss must be known there (half width of its 90 % interval)."""
+    tolerance_params: float | None = Field(default=0.1, gt=0)
+    """How well ln N_opt must be known there (half width of its 90 % interval); null: it is not
+    asked for."""
+    tolerance_loss: float | None = Field(default=0.01, gt=0)
+    """How well ln loss must be known there (half width of its 90 % interval); null: it is not
+    asked for."""
+    stop: Literal["tolerance", "budget"] = "tolerance"
+    """What ends a search: `tolerance`, as soon as the law's intervals meet the tolerances, or
+    larger runs have come out unlike their predictions so often that no law is claimed; the budget
+    is the most that it may cost. `budget`: the budget alone."""
+
+    @model_validator(mode="after")
+    def _wants_something(self) -> Self:
+        if self.tolerance_params is None and self.tolerance_loss is None:
+            raise ValueError(
+                "tolerance_params and tolerance_loss are both null, so there is nothing to "
+                "search for: give one of them"
+            )
+        return self
 
 
 class LawConfig(Section):
