@@ -340,8 +340,10 @@ def test_a_worker_that_is_killed_costs_its_chunk_alone(
     killed: list[int] = []
 
     def kill(line: str) -> None:
-        children = psutil.Process().children()
-        workers = [one for one in children if "spawn_main" in " ".join(one.cmdline())]
+        alive = [
+            one for one in psutil.Process().children() if one.status() != psutil.STATUS_ZOMBIE
+        ]
+        workers = [one for one in alive if "spawn_main" in " ".join(one.cmdline())]
         if workers and not killed:
             killed.append(workers[0].pid)
             workers[0].kill()
