@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from crossover_page import write_page
 
 from analysis.units import format_quantity, parse_quantity
 from quokka_ray.campaign.ledger import read_rows
@@ -67,9 +68,14 @@ class Recipe:
     @property
     def name(self) -> str:
         """Name of the run's folder; two arms share a run of the same recipe."""
+        return f"{self.kind}-s{self.seed}"
+
+    @property
+    def kind(self) -> str:
+        """What all its seeds are called."""
         return (
             f"{ARMS[self.arm]}-{format_quantity(self.params)}-lr{self.lr:g}"
-            f"-wd{self.weight_decay:g}-drop{self.dropout:g}-s{self.seed}"
+            f"-wd{self.weight_decay:g}-drop{self.dropout:g}"
         )
 
 
@@ -89,6 +95,7 @@ def study_of(recipe: Recipe, options: argparse.Namespace) -> StudyConfig:
         f"training.weight_decay={recipe.weight_decay}",
         f"training.dropout={recipe.dropout}",
         f"training.batch_sequences={options.batch}",
+        f"evaluation.sequences={options.sequences}",
         "training.report_seconds=30",
     ]
     return load_study([STUDY], changes, environ={})
@@ -175,6 +182,8 @@ def best(recipes: list[Recipe], options: argparse.Namespace) -> Recipe:
 
 def run_all(pool: ProcessPoolExecutor, recipes: list[Recipe], options: argparse.Namespace) -> None:
     """Train these runs, some at once, and say which have ended."""
+    if options.report:
+        return
     waiting = {pool.submit(go, recipe, options): recipe for recipe in dict.fromkeys(recipes)}
     for done in waiting:
         print(f"{done.result()}  lowest {lowest(waiting[done], options):.4f}", flush=True)
@@ -272,8 +281,12 @@ def parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     made.add_argument("--arms", nargs="+", choices=list(ARMS), default=list(ARMS))
     made.add_argument("--seeds", type=int, default=3, help="of each arm's chosen recipe")
+    made.add_argument("--sequences", type=int, default=512, help="of the validation loss")
     made.add_argument("--batch", type=int, default=32, help="sequences of a step")
     made.add_argument("--past", type=float, default=0.05, help="nats above the lowest loss")
+    made.add_argument(
+        "--report", action="store_true", help="train nothing: write of what there is"
+    )
     made.add_argument("--processes", type=int, default=2)
     return made
 
@@ -287,6 +300,7 @@ def main() -> None:
     """Train, choose, repeat, report."""
     options = parser().parse_args()
     context = multiprocessing.get_context("spawn")
+    options.out.mkdir(parents=True, exist_ok=True)
     with ProcessPoolExecutor(options.processes, mp_context=context) as pool:
         tried, chosen = chosen_recipes(pool, options)
         repeated = [
@@ -294,7 +308,9 @@ def main() -> None:
         ]
         run_all(pool, repeated, options)
     table = table_of([*tried, *repeated], options)
-    table.to_csv(options.out / "runs.csv", index=False)
+    if table.empty:
+        raise SystemExit(f"no run has been observed: {options.out / 'runs'} says why")
+    write_page(table, [(recipe.arm, recipe.kind) for recipe in chosen], options.out)
 
 
 if __name__ == "__main__":
