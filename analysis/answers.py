@@ -46,7 +46,7 @@ def estimates(state: LawState, logs: Callable[[FloatArray], FloatArray]) -> list
         logs: maps theta [B, P] to the logarithms of K quantities, [B, K]; NaN where one does not
             exist.
     """
-    directions = _directions(state.covariance)
+    directions = state_directions(state.covariance)
     near = np.concatenate([state.theta + directions, state.theta - directions])
     count = len(state.samples)
     found = logs(np.concatenate([state.theta[None], state.samples, near]))
@@ -70,7 +70,7 @@ def _eigen(covariance: FloatArray) -> tuple[FloatArray, FloatArray]:
     return values[kept], vectors.T[kept]
 
 
-def _directions(covariance: FloatArray) -> FloatArray:
+def state_directions(covariance: FloatArray) -> FloatArray:
     """Return short steps along the covariance's own axes, where its variances add up, [K, P]."""
     values, vectors = _eigen(covariance)
     steps = np.minimum(_STEP * np.sqrt(values), _LONGEST)

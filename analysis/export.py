@@ -10,6 +10,13 @@ import pandas as pd
 from analysis.fitting.result import Fit
 from analysis.lawfile import LawFile, load_law, save_law
 from analysis.report import default_budgets, document_markdown, optimum_table
+from analysis.reporting.repeated import (
+    default_levels,
+    default_sizes,
+    epochs_rows,
+    repeated_lines,
+    unique_rows,
+)
 from analysis.runs import unique_tokens_of
 from analysis.state import LawState
 
@@ -23,6 +30,8 @@ _CAPTIONS = {
     "isoflop": "IsoFLOP curves",
     "frontier": "Compute-optimal size",
     "residuals": "Predicted and observed",
+    "epochs": "Loss along epochs, and the law's minima",
+    "data_value": "What more unique tokens buy",
 }
 
 
@@ -31,6 +40,7 @@ def write_law(
     folder: str | Path,
     target_flops: float | None = None,
     search: Mapping[str, Any] | None = None,
+    target_unique_tokens: float | None = None,
 ) -> list[Path]:
     """Write a fit's law file, its page and figures into `folder`; return the paths.
 
@@ -39,18 +49,25 @@ def write_law(
         folder: made when missing.
         target_flops: a budget in 6 N D to include in tables and figures.
         search: how the search that bought the runs ended, which the law file keeps.
+        target_unique_tokens: U to include in the tables of a law of repeated data.
     """
     path = save_law(fit, folder, search)
-    return [path, *export_law(load_law(path), folder, target_flops)]
+    return [path, *export_law(load_law(path), folder, target_flops, target_unique_tokens)]
 
 
-def export_law(law: LawFile, folder: str | Path, target_flops: float | None = None) -> list[Path]:
+def export_law(
+    law: LawFile,
+    folder: str | Path,
+    target_flops: float | None = None,
+    target_unique_tokens: float | None = None,
+) -> list[Path]:
     """Write a law for people and programs into `folder`; return the paths, the page first.
 
     `law.md` and `law.tex`; `optimum.csv`, the best N, D and loss over a range of budgets;
     `predictions.csv`, the fitted runs with their predictions; figures as PNG and SVG. The last
-    two need the runs, which `fit --out` leaves beside the law file. The same law gives the same
-    bytes each time.
+    two need the runs, which `fit --out` leaves beside the law file. A law of repeated data adds
+    `epochs.csv`, how many epochs help a model of N on U, and `unique_tokens.csv`, the best N and
+    epochs for U. The same law gives the same bytes each time.
     """
     from analysis.latex import law_latex
 
@@ -64,17 +81,42 @@ def export_law(law: LawFile, folder: str | Path, target_flops: float | None = No
         write_text(law_latex(law.document, law.state, optima), target / LATEX_NAME),
         _write_csv(grid, target / "optimum.csv"),
     ]
+    repeated: list[str] = []
+    if law.state.law.needs_unique:
+        levels = default_levels(law.state, target_unique_tokens)
+        epochs = epochs_rows(law.state, default_sizes(law.state), levels)
+        unique = unique_rows(law.state, levels)
+        repeated = repeated_lines(epochs, unique)
+        paths.append(_write_csv(pd.DataFrame(epochs), target / "epochs.csv"))
+        paths.append(_write_csv(pd.DataFrame(unique), target / "unique_tokens.csv"))
     shown: dict[str, str] = {}
     if runs is not None:
         from analysis.figures import save_figures
 
         paths.append(_write_csv(prediction_table(law.state, runs), target / "predictions.csv"))
         figures = save_figures(law.state, target / "figures", runs, target_flops, FIGURE_SUFFIXES)
+        if law.state.law.needs_unique:
+            figures += _repeated_figures(law.state, runs, levels, target / "figures")
         shown = {_CAPTIONS[p.stem]: f"figures/{p.name}" for p in figures if p.suffix == ".png"}
         paths += figures
     page = target / PAGE_NAME
-    text = document_markdown(law.document, law.state, runs, optima, shown)
+    text = document_markdown(law.document, law.state, runs, optima, shown, repeated)
     return [write_text(text, page), *paths]
+
+
+def _repeated_figures(
+    state: LawState, runs: pd.DataFrame, levels: list[float], folder: Path
+) -> list[Path]:
+    from analysis.drawing import save_figure
+    from analysis.repeated_figures import data_value_figure, epochs_figure
+
+    grid = np.geomspace(levels[0], levels[-1], 9).tolist()
+    figures = {"epochs": epochs_figure(state, runs), "data_value": data_value_figure(state, grid)}
+    return [
+        save_figure(figure, folder / f"{name}.{suffix}")
+        for name, figure in figures.items()
+        for suffix in FIGURE_SUFFIXES
+    ]
 
 
 def budget_grid(state: LawState, target_flops: float | None = None) -> list[float]:

@@ -44,6 +44,7 @@ def document_markdown(
     runs: pd.DataFrame | None = None,
     optima: pd.DataFrame | None = None,
     figures: Mapping[str, str] | None = None,
+    repeated: Sequence[str] = (),
 ) -> str:
     """Return the page from a law file's content.
 
@@ -53,10 +54,12 @@ def document_markdown(
         runs: the fitted runs, for the IsoFLOP cross-check.
         optima: rows of `optimum_table` to show; unset: those of `default_budgets`.
         figures: captions and paths of pictures to show.
+        repeated: lines on repeated data, `reporting.repeated.repeated_lines`.
     """
     count = document["runs"]["count"]
-    rejected = sum(document["runs"]["rejected"].values())
-    left_out = f"; {rejected} more were left out" if rejected else ""
+    rejected = document["runs"]["rejected"]
+    reasons = ", ".join(f"{n} {why.replace('_', ' ')}" for why, n in rejected.items())
+    left_out = f"; {sum(rejected.values())} more were left out ({reasons})" if rejected else ""
     if optima is None:
         optima = optimum_table(state, default_budgets(state))
     lines = [
@@ -75,6 +78,7 @@ def document_markdown(
         *identified_lines(document, state, runs),
         *search_lines(document),
         *_response_lines(document["response"]),
+        *repeated,
         *optimum_lines(optima),
     ]
     lines += approach_lines(document.get("approaches"))

@@ -14,6 +14,7 @@ from analysis.runtable.checking import (
     check_flops,
     check_given_flops,
     check_loss,
+    check_regime,
     check_repeats,
     check_single_valued,
     check_status,
@@ -44,8 +45,8 @@ def validate_runs(runs: pd.DataFrame, for_fit: bool = True) -> pd.DataFrame:
 
     Args:
         runs: the table; it is not changed.
-        for_fit: keep only finished rows, and refuse values that no run can have, columns in
-            another unit, and tables that mix what cannot be compared.
+        for_fit: keep only finished rows of the first descent, and refuse values that no run can
+            have, columns in another unit, and tables that mix what cannot be compared.
 
     Returns:
         A copy with `params`, `tokens`, `flops` and `loss` as floats, and `epochs` where
@@ -64,6 +65,10 @@ def validate_runs(runs: pd.DataFrame, for_fit: bool = True) -> pd.DataFrame:
         table = table[(table["status"].isna() | (table["status"] == "finished")).to_numpy()]
         if table.empty:
             raise RunTableError("no row has status 'finished'; there is nothing to fit yet")
+    if "regime" in table:
+        check_regime(table)
+    if for_fit and "regime" in table:
+        table = table[table["regime"].isna().to_numpy()]
     if for_fit:
         check_given_flops(table)
     table = derive(table)
@@ -78,11 +83,17 @@ def validate_runs(runs: pd.DataFrame, for_fit: bool = True) -> pd.DataFrame:
 
 
 def count_rejected(runs: pd.DataFrame) -> dict[str, int]:
-    """Return how many rows a fit leaves out, by status."""
-    if "status" not in runs:
-        return {}
-    counts = runs["status"].value_counts()
-    return {str(k): int(v) for k, v in counts.items() if k != "finished"}
+    """Return how many rows a fit leaves out, by status, and by regime of finished ones."""
+    rejected: dict[str, int] = {}
+    kept = pd.Series(True, index=runs.index)
+    if "status" in runs:
+        counts = runs["status"].value_counts()
+        rejected |= {str(k): int(v) for k, v in counts.items() if k != "finished"}
+        kept = runs["status"].isna() | (runs["status"] == "finished")
+    if "regime" in runs:
+        counts = runs["regime"][kept].value_counts()
+        rejected |= {str(k): int(v) for k, v in counts.items()}
+    return rejected
 
 
 def unique_tokens_of(runs: pd.DataFrame) -> np.ndarray | None:

@@ -50,6 +50,13 @@ def _add_recommend(subparsers: "argparse._SubParsersAction[argparse.ArgumentPars
         "--unique-tokens", type=quantity, metavar="U", help="distinct tokens available"
     )
     verb.add_argument(
+        "--more-unique-tokens",
+        type=quantity,
+        nargs="+",
+        metavar="U",
+        help="with --unique-tokens: corpora to compare with (default: 3 and 10 times as many)",
+    )
+    verb.add_argument(
         "--inference-tokens",
         type=quantity,
         metavar="T",
@@ -175,13 +182,33 @@ def run_recommend(
         passes_per_token=options.passes,
     )
     complete(answer)
+    more = _value_of_more(law, options, answer)
     if options.json:
         write_json(answer)
     else:
         schedule = law.state.response.best_schedule
-        write(recommendation_text(answer, options.flops, schedule))
+        write(recommendation_text(answer, options.flops, schedule) + more)
         say_warnings(answer["warnings"])
     return 0
+
+
+def _value_of_more(law: "LawFile", options: argparse.Namespace, answer: dict[str, Any]) -> str:
+    """Set `more_data` of an answer about unique tokens, and return it as lines."""
+    from analysis.cli.recommending import more_data_text
+    from analysis.more_data import value_of_data
+
+    wanted = options.more_unique_tokens
+    if options.unique_tokens is None or not law.state.law.needs_unique:
+        if wanted:
+            raise AllocationError(
+                "--more-unique-tokens asks what a larger corpus would buy: give --unique-tokens "
+                "with it, and a law of repeated data"
+            )
+        return ""
+    factors = [u / options.unique_tokens for u in wanted] if wanted else [3.0, 10.0]
+    rows = value_of_data(law.state, options.unique_tokens, options.flops, factors)
+    answer["more_data"] = [row.as_dict() for row in rows]
+    return more_data_text(rows)
 
 
 def _limit_of_epochs(options: argparse.Namespace) -> int:

@@ -1,9 +1,10 @@
 """Recommendations as lines for a terminal."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from analysis.epochs import EpochsLimit
+from analysis.more_data import MoreData
 from analysis.units import format_quantity
 
 
@@ -43,6 +44,25 @@ def recommendation_text(
         lines.append(_line("shape", ", ".join(f"{k} {v}" for k, v in answer["shape"].items())))
     lines += _lifetime(answer.get("inference"))
     lines += _paper(answer.get("paper"))
+    return "\n".join(lines) + "\n"
+
+
+def more_data_text(rows: Sequence[MoreData]) -> str:
+    """Return what larger corpora would buy as lines, each corpus at its own best."""
+    lines = ["", "what more unique tokens would buy, each at its own best size and epochs"]
+    for row in rows:
+        best = row.allocation
+        gain = {name: 100.0 * (1.0 - value) for name, value in row.gain.as_dict().items()}
+        # A ratio's low end is the gain's high end.
+        gain["low"], gain["high"] = gain["high"], gain["low"]
+        lines.append(
+            _line(
+                format_quantity(best.unique_tokens),
+                f"loss {best.loss.value:.4f}, lower by "
+                f"{_interval(gain, lambda v: f'{v:.2g} %')}; "
+                f"N {format_quantity(best.params.value)}, {best.epochs.value:.3g} epochs",
+            )
+        )
     return "\n".join(lines) + "\n"
 
 

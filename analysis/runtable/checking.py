@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.errors import RunTableError
-from analysis.runtable.schema import SHOWN, SINGLE_VALUED, STATUSES, rows
+from analysis.runtable.schema import REGIMES, SHOWN, SINGLE_VALUED, STATUSES, rows
 
 _SMALLEST_COUNT = 50.0
 _LARGEST_LOSS = 30.0
@@ -24,6 +24,17 @@ def check_status(table: pd.DataFrame) -> None:
         raise RunTableError(
             f"status {table['status'][wrong].iloc[0]!r} is unknown in {rows(table, wrong)}; "
             f"use one of {', '.join(STATUSES)}"
+        )
+
+
+def check_regime(table: pd.DataFrame) -> None:
+    """Refuse a regime that the schema does not know."""
+    known = table["regime"].isin(REGIMES) | table["regime"].isna()
+    if not known.all():
+        wrong = (~known).to_numpy()
+        raise RunTableError(
+            f"regime {table['regime'][wrong].iloc[0]!r} is unknown in {rows(table, wrong)}; "
+            f"use {', '.join(REGIMES)}, or leave the cell empty"
         )
 
 

@@ -45,6 +45,7 @@ class Predicted:
 
 def goal_of(target: TargetConfig) -> Optimum:
     """Return what a study wants to know; what it names no tolerance for is not wanted."""
+    assert target.flops is not None, "searches of repeated data have a steering of their own"
     return Optimum(
         target.flops,
         params=target.tolerance_params or np.inf,
@@ -75,8 +76,8 @@ def surprise_of(state: TrajectoryState) -> float | None:
     None for a run that was not predicted, or whose last observation is not there.
     """
     predicted, last = state.planned.get("predicted"), state.last_observation
-    # Ledgers of before kept no forms.
-    if not predicted or "forms" not in predicted or last is None:
+    # Ledgers of before kept no forms, and a curve of repeated data may end before its last epoch.
+    if not predicted or not predicted.get("forms") or last is None:
         return None
     shares, means, spreads = np.array(predicted["forms"], dtype=np.float64).T
     return Predictive(shares, means, spreads).surprise(float(last["loss"]))

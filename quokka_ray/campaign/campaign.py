@@ -26,6 +26,8 @@ import pandas as pd
 from analysis.fitting.fit import Fit
 from analysis.steering.stopping import Trust
 from quokka_ray.campaign.budget import Account, account, projected_flops
+from quokka_ray.campaign.data_menu import DataMenu
+from quokka_ray.campaign.data_steering import DataSteering
 from quokka_ray.campaign.ending import Ending, Kind, ending, meets, trust_notes
 from quokka_ray.campaign.ledger import Ledger, Record, TrajectoryState, read_rows
 from quokka_ray.campaign.menu import Menu, plan_run
@@ -67,6 +69,13 @@ class Observer(Protocol):
         """The law that is reported was refitted."""
 
 
+def steering_of(study: StudyConfig, menu: Menu | DataMenu) -> Steering | DataSteering:
+    """Return what chooses the study's runs from its menu."""
+    if isinstance(menu, DataMenu):
+        return DataSteering(study, menu)
+    return Steering(study, menu)
+
+
 class Campaign:
     """One study's decisions, on its ledger.
 
@@ -83,7 +92,7 @@ class Campaign:
         self,
         study: StudyConfig,
         corpus: TokenCorpus,
-        menu: Menu,
+        menu: Menu | DataMenu,
         folder: StudyFolder,
         observers: Sequence[Observer] = (),
         clock: Callable[[], float] = time.monotonic,
@@ -97,7 +106,7 @@ class Campaign:
         self.ledger.merge_metrics(sorted(folder.trajectories.glob("*")))
         self._laws = Refits(study, clock)
         self.stopping = False
-        self._steering = Steering(study, self.menu)
+        self._steering = steering_of(study, menu)
         self._queue: list[str] = []
         self._live: set[str] = set()
         self._arrived_at = self._ask_again_at = 0
@@ -157,7 +166,9 @@ class Campaign:
             self._live.discard(row["trajectory"])
         if not new:
             return
-        if kind == "observation":
+        # A curve along epochs counts when it has ended: a fit for each of its points would cost
+        # many times as much and, before the curve turns, say little of where it will.
+        if kind == ("ended" if self.study.search.repeats else "observation"):
             self._refit()
         for observer in self.observers:
             observer.told(self, row)
@@ -247,7 +258,7 @@ class Campaign:
 
     @property
     def start_plan(self) -> pd.DataFrame:
-        """The runs of the space-filling start: columns params, tokens, cost, flops."""
+        """The runs of the space-filling start: params, tokens, cost, and flops or epochs."""
         return self._steering.start
 
     def counts(self) -> dict[str, int]:
@@ -267,6 +278,8 @@ class Campaign:
 
     @property
     def _trust(self) -> Trust:
+        if isinstance(self._steering, DataSteering):
+            return Trust()  # laws of N and D alone are tested by larger runs
         return self._steering.beliefs.trust_now(self.guide, self._states)
 
     def _arrived(self) -> bool:
@@ -276,6 +289,8 @@ class Campaign:
         since its intervals are what a reader sees.
         """
         target, guide, states = self.study.target, self.guide, self._states
+        if isinstance(self._steering, DataSteering):
+            return False
         if target.stop == "budget" or guide is None or not self._steering.started(states):
             return False
         rows = len(guide.runs)
@@ -387,14 +402,20 @@ class Campaign:
 
     def _trajectory(self, proposal: Proposal) -> TrajectoryConfig:
         index = len(self.ledger.trajectories)
+        tokens, unique, menu = proposal.tokens, proposal.unique_tokens, self.menu
+        if isinstance(menu, DataMenu):
+            points, data = menu.points(tokens, unique), f"U{_short(unique)}"
+        else:
+            points, data = menu.points(tokens), f"D{_short(tokens)}"
         return plan_run(
-            f"{index:04d}-N{_short(proposal.params)}-D{_short(proposal.tokens)}",
+            f"{index:04d}-N{_short(proposal.params)}-{data}",
             self.study,
             self.corpus,
             self.menu.rungs[proposal.params],
-            tokens=proposal.tokens,
-            earlier_points=self.menu.points(proposal.tokens)[:-1],
-            unique_tokens=self.menu.unique_tokens,
+            tokens=tokens,
+            earlier_points=points[:-1],
+            unique_tokens=unique,
+            early_end=self.study.search.early_end if self.study.search.repeats else None,
             lr=proposal.lr,
             lr_schedule=proposal.lr_schedule,
             # Neighbouring studies share no seeds, and a trajectory's seed survives a resume.

@@ -47,6 +47,8 @@ class Ending:
 
 def widths(fit: Fit, target: TargetConfig) -> list[tuple[str, float, float]]:
     """Return name, half width of the law's 90 % interval and tolerance of all that is wanted."""
+    if target.flops is None or target.unique_tokens is not None:
+        return []
     best = fit.optimum(target.flops)
     wanted = (
         ("ln N_opt", best.params.relative_width, target.tolerance_params),
@@ -81,7 +83,7 @@ def ending(
     words = _WORDS[kind]
     if kind == "no claim":
         words += f", so nothing is claimed: {failing(trust)}"
-    elif fit is not None:
+    elif fit is not None and widths(fit, target):
         known = ", ".join(
             f"{name} to ±{width:.2g} (wanted ±{limit:g})"
             for name, width, limit in widths(fit, target)

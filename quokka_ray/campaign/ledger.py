@@ -16,6 +16,7 @@ from typing import Any
 
 import pandas as pd
 
+from analysis.ushape import SECOND_DESCENT, second_descent
 from quokka_ray.errors import ConfigurationError, MachineError
 from quokka_ray.study.trajectory import TrajectoryConfig
 
@@ -62,10 +63,11 @@ class TrajectoryState:
 
     @property
     def last_observation(self) -> Record | None:
-        """The observation at the trajectory's last point, if there is one."""
+        """The observation at the trajectory's last point, or at which it ended early."""
         last = self.observations[-1] if self.observations else None
         at_the_end = last is not None and _tokens(self.config, last) == self.config.tokens
-        return last if at_the_end else None
+        finished = self.ended is not None and self.ended["status"] == "finished"
+        return last if at_the_end or finished else None
 
     @property
     def flops_spent(self) -> float:
@@ -274,7 +276,7 @@ RUN_COLUMNS = [
     "loss_stderr", "train_loss", "lr", "lr_schedule", "warmup_tokens", "cooldown_tokens",
     "batch_tokens", "seq_len", "kernel", "noise_schedule", "objective", "weight_decay",
     "dropout", "seed", "corpus", "tokenizer", "evaluator", "cooled", "parent", "flops_spent",
-    "device_seconds", "status",
+    "device_seconds", "status", "loss_stderr_paired", "regime",
 ]  # fmt: skip
 
 
@@ -286,6 +288,12 @@ def _run_rows(state: TrajectoryState) -> list[dict[str, Any]]:
     rows = [_run_row(config, record, record.get("status", "finished")) for record in seen]
     if ended is not None and ended["status"] != "finished" and len(seen) < len(config.points):
         rows.append(_run_row(config, ended, ended["status"]))
+    if config.tokens > config.unique_tokens:
+        marked = [row for row in rows if row["loss"] is not None]
+        errors = [row["loss_stderr_paired"] or 0.0 for row in marked]
+        first = second_descent([row["loss"] for row in marked], errors)
+        for row in marked[first:] if first is not None else ():
+            row["regime"] = SECOND_DESCENT
     for name in ("flops_spent", "device_seconds"):
         before = 0.0
         for row in rows:
@@ -332,4 +340,6 @@ def _run_row(config: TrajectoryConfig, record: Record, status: str) -> dict[str,
         "flops_spent": record.get("flops_spent"),
         "device_seconds": record.get("device_seconds"),
         "status": status,
+        "loss_stderr_paired": record.get("loss_stderr_paired"),
+        "regime": None,
     }

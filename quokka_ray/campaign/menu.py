@@ -21,7 +21,7 @@ from quokka_ray.model.counts import (
     training_flops,
 )
 from quokka_ray.model.shapes import ladder
-from quokka_ray.study.config import LRScheduleName, StudyConfig
+from quokka_ray.study.config import EarlyEnd, LRScheduleName, StudyConfig
 from quokka_ray.study.path import path_steps, spaced_points
 from quokka_ray.study.trajectory import Shape, TrajectoryConfig
 
@@ -81,6 +81,7 @@ def plan_run(
     lr_schedule: LRScheduleName,
     seed: int,
     earlier_points: Sequence[int] = (),
+    early_end: EarlyEnd | None = None,
 ) -> TrajectoryConfig:
     """Return the complete configuration of one run of a study.
 
@@ -95,6 +96,7 @@ def plan_run(
         lr_schedule: Learning-rate schedule.
         seed: Of its initialisation, masks and window order.
         earlier_points: Token counts at which it is observed before D, whole steps too.
+        early_end: When it ends before D; None: never.
     """
     points = [point // rung.step_tokens for point in (*earlier_points, tokens)]
     return TrajectoryConfig(
@@ -118,6 +120,7 @@ def plan_run(
         tokens=tokens,
         earlier_points=tuple(earlier_points),
         unique_tokens=unique_tokens,
+        early_end=early_end,
         lr=lr,
         lr_schedule=lr_schedule,
         seed=seed,
@@ -127,6 +130,26 @@ def plan_run(
         flops_exact=rung.cost(path_steps(points, lr_schedule, study.training), len(points)),
         flops_evaluation=rung.evaluation_flops,
     )
+
+
+def priced_rungs(study: StudyConfig, vocab_size: int) -> dict[int, Rung]:
+    """Return the sizes within `search.params` by N, smallest first.
+
+    Raises:
+        ConfigurationError: There is none.
+    """
+    search, model = study.search, study.model
+    shapes = ladder(model, vocab_size, search.params.low, search.params.high)
+    rungs = [price(shape, study, vocab_size) for shape in shapes]
+    if not rungs:
+        smallest = count_params(ladder(model, vocab_size, 0, math.inf)[0], model, vocab_size)
+        raise ConfigurationError(
+            f"search.params: no model of model.family {model.family} lies between "
+            f"{search.params.low:g} and {search.params.high:g} parameters: with "
+            f"model.head_dim {model.head_dim} and a vocabulary of {vocab_size} the "
+            f"smallest has {smallest:,}"
+        )
+    return {rung.params: rung for rung in rungs}
 
 
 class Menu:
@@ -145,20 +168,12 @@ class Menu:
 
     def __init__(self, study: StudyConfig, vocab_size: int, train_tokens: int) -> None:
         search = study.search
-        self.unique_tokens = min(search.unique_tokens or train_tokens, train_tokens)
-        shapes = ladder(study.model, vocab_size, search.params.low, search.params.high)
-        rungs = [price(shape, study, vocab_size) for shape in shapes]
-        self.rungs = {rung.params: rung for rung in rungs}
-        if not self.rungs:
-            raise ConfigurationError(
-                f"search.params: no model of model.family {study.model.family} lies between "
-                f"{search.params.low:g} and {search.params.high:g} parameters: with "
-                f"model.head_dim {study.model.head_dim} and a vocabulary of {vocab_size} the "
-                f"smallest has {self._smallest(study, vocab_size):,}"
-            )
+        wanted = search.unique_tokens
+        self.unique_tokens = min(wanted if isinstance(wanted, int) else train_tokens, train_tokens)
+        self.rungs = priced_rungs(study, vocab_size)
         self._search = search
         self._training = study.training
-        self._step_tokens = rungs[0].step_tokens
+        self._step_tokens = next(iter(self.rungs.values())).step_tokens
         self.table = (
             pd.concat([self.at_level(level) for level in self.levels])
             .drop_duplicates(["params", "tokens"])
@@ -176,11 +191,6 @@ class Menu:
                 f"budget.flops = {study.budget.flops:.3g} is too small: the cheapest run of this "
                 f"study costs {self.smallest_cost:.3g} exact FLOPs"
             )
-
-    @staticmethod
-    def _smallest(study: StudyConfig, vocab_size: int) -> int:
-        shape = ladder(study.model, vocab_size, 0, math.inf)[0]
-        return count_params(shape, study.model, vocab_size)
 
     @property
     def smallest_cost(self) -> float:

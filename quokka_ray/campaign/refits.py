@@ -33,6 +33,7 @@ _UNREAD = [
     "params_convention", "loss_stderr", "train_loss", "batch_tokens", "seq_len", "kernel",
     "noise_schedule", "objective", "weight_decay", "dropout", "seed", "corpus", "tokenizer",
     "flops_spent", "device_seconds", "warmup_tokens", "cooldown_tokens", "parent",
+    "loss_stderr_paired",
 ]  # fmt: skip
 """Columns that the guide does not read: checking them at every observation costs as much as its
 fit. The reported law has them checked."""
@@ -54,8 +55,13 @@ class Refits:
             "priors": "weak",
         }
         self._law = study.law
+        self._name = study.law_name
+        self._guiding = study.law_name if study.search.repeats else "chinchilla"
+        read = ("unique_tokens", "epochs") if study.search.repeats else ()
+        self._unread = [name for name in _UNREAD if name not in read]
         self.guide: Fit | None = None
-        """The five-parameter law alone, which the steering takes as true. It has no resamples."""
+        """The five-parameter law alone, or the search's own law of repeated data, which the
+        steering takes as true. It has no resamples."""
         self.reported: Fit | None = None
         """The law as it is reported, with what its form misses."""
         self.no_law_because = "no observation yet"
@@ -75,8 +81,8 @@ class Refits:
         near = None if searches else self.guide
         try:
             self.guide = fit_law(
-                runs.drop(columns=_UNREAD, errors="ignore"),
-                law="chinchilla",
+                runs.drop(columns=self._unread, errors="ignore"),
+                law=self._guiding,
                 discrepancy="none",
                 bootstrap=0,
                 near=near,
@@ -97,9 +103,7 @@ class Refits:
         """
         self._behind = False
         try:
-            fit = fit_law(
-                runs, law=self._law.name, bootstrap=self._law.bootstrap, **self._settings
-            )
+            fit = fit_law(runs, law=self._name, bootstrap=self._law.bootstrap, **self._settings)
         except AnalysisError as error:
             self.no_law_because = str(error)
             return None

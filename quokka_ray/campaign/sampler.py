@@ -11,16 +11,21 @@ import optuna
 from optuna.distributions import BaseDistribution, FloatDistribution, IntDistribution
 from optuna.samplers import BaseSampler
 
+from quokka_ray.campaign.data_menu import DataMenu
 from quokka_ray.campaign.factors import factor_space
 from quokka_ray.campaign.menu import Menu
 from quokka_ray.campaign.steering import Proposal
 from quokka_ray.study.config import SearchConfig
 
 
-def search_space(search: SearchConfig, menu: Menu) -> dict[str, BaseDistribution]:
+def search_space(search: SearchConfig, menu: Menu | DataMenu) -> dict[str, BaseDistribution]:
     """Return the whole static space: size, data and the relative dimensions."""
-    largest_tokens = max(menu.unique_tokens, int(menu.table["tokens"].max()))
+    repeats = isinstance(menu, DataMenu)
+    most = menu.largest_unique if isinstance(menu, DataMenu) else menu.unique_tokens
+    largest_tokens = max(most, int(menu.table["tokens"].max()))
+    unique = FloatDistribution(1.0, float(most), log=True)
     return {
+        **({"unique_tokens": unique} if repeats else {}),
         "params": IntDistribution(min(menu.rungs), max(menu.rungs), log=True),
         "tokens": FloatDistribution(1.0, float(largest_tokens), log=True),
         **factor_space(search),
@@ -57,7 +62,9 @@ class SteeredSampler(BaseSampler):
     ) -> dict[str, Any]:
         """Return the campaign's next proposal as Optuna's values."""
         self.proposal = self._propose()
+        unique = {"unique_tokens": float(self.proposal.unique_tokens)}
         return {
+            **(unique if "unique_tokens" in search_space else {}),
             "params": self.proposal.params,
             "tokens": float(self.proposal.tokens),
             "lr_factor": self.proposal.lr_factor,

@@ -48,6 +48,7 @@ class Proposal:
 
     params: int
     tokens: int
+    unique_tokens: int
     cost: float
     lr: float
     lr_factor: float
@@ -117,6 +118,7 @@ class Steering:
         return Proposal(
             params=params,
             tokens=tokens,
+            unique_tokens=self._menu.unique_tokens,
             cost=cost,
             lr=lr,
             lr_factor=factors["lr_factor"],

@@ -39,6 +39,7 @@ def run_train(options: argparse.Namespace) -> int:
     """Train, resuming from the folder's last checkpoint if it holds one of the same run."""
     import torch
 
+    from quokka_ray.campaign.data_menu import DataMenu
     from quokka_ray.campaign.ledger import read_rows
     from quokka_ray.campaign.menu import plan_run, price
     from quokka_ray.cluster.driver import prepare_study
@@ -50,6 +51,7 @@ def run_train(options: argparse.Namespace) -> int:
     study = load_study(options.study, options.overrides)
     prepared = prepare_study(study, note)
     corpus, menu = prepared.corpus, prepared.menu
+    unique = menu.largest_unique if isinstance(menu, DataMenu) else menu.unique_tokens
     shape = shape_for(options.params, study.model, corpus.vocab_size)
     rung = price(shape, study, corpus.vocab_size)
     steps = round(options.tokens / rung.step_tokens)
@@ -59,7 +61,10 @@ def run_train(options: argparse.Namespace) -> int:
             f"{rung.step_tokens:,} tokens"
         )
     if options.observe_at is None:
-        earlier = menu.points(steps * rung.step_tokens)[:-1]
+        tokens = steps * rung.step_tokens
+        earlier = (
+            menu.points(tokens, unique) if isinstance(menu, DataMenu) else menu.points(tokens)
+        )[:-1]
     else:
         earlier = tuple(
             round(point / rung.step_tokens) * rung.step_tokens
@@ -71,7 +76,7 @@ def run_train(options: argparse.Namespace) -> int:
         corpus,
         rung,
         tokens=steps * rung.step_tokens,
-        unique_tokens=menu.unique_tokens,
+        unique_tokens=unique,
         lr=options.lr or study.training.lr,
         lr_schedule=options.lr_schedule,
         seed=options.seed,

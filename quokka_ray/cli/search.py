@@ -76,13 +76,13 @@ def _add_execution(parser: argparse.ArgumentParser) -> None:
 
 def run_plan(options: argparse.Namespace) -> int:
     """Print the start, its price, and how many runs the budget holds."""
-    from quokka_ray.campaign.steering import start_design
+    from quokka_ray.campaign.campaign import steering_of
     from quokka_ray.cluster.driver import prepare_study
     from quokka_ray.training.memory import gib
 
     study = load_study(options.study, options.overrides)
     prepared = prepare_study(study, note)
-    menu, start = prepared.menu, start_design(study, prepared.menu)
+    menu, start = prepared.menu, steering_of(study, prepared.menu).start
     sizes = list(menu.rungs.values())
     left = study.budget.flops - float(start["cost"].sum())
     largest = float(menu.table["cost"].max())
@@ -91,6 +91,7 @@ def run_plan(options: argparse.Namespace) -> int:
         "study": study.name,
         "budget_flops": study.budget.flops,
         "target_flops": study.target.flops,
+        "target_unique_tokens": study.target.unique_tokens,
         "corpus": str(prepared.corpus.path),
         "train_tokens": prepared.corpus.train_tokens,
         "sizes": [{"params": rung.params, **rung.shape.model_dump()} for rung in sizes],
@@ -109,7 +110,7 @@ def run_plan(options: argparse.Namespace) -> int:
         say(json.dumps(answer))
         return 0
     say(f"study    {study.name}: {study.budget.flops:.3g} exact FLOPs in all, toward a law at "
-        f"{study.target.flops:.3g} FLOPs (6ND)")  # fmt: skip
+        f"{_target(study)}")  # fmt: skip
     say(f"corpus   {format_quantity(prepared.corpus.train_tokens)} training tokens, "
         f"vocabulary {prepared.corpus.vocab_size}, in {prepared.corpus.path}")  # fmt: skip
     say(f"sizes    {len(sizes)}: from {_size(sizes[0])} to {_size(sizes[-1])}")
@@ -122,13 +123,27 @@ def run_plan(options: argparse.Namespace) -> int:
     if study.search.observations > 1:
         say(f"each is observed {study.search.observations} times: at D, and before that at "
             f"1/{study.search.observation_ratio:g} of the next")  # fmt: skip
-    say(f"{'params':>10} {'tokens':>10} {'D/N':>8} {'FLOPs':>10}")
+    if study.search.repeats:
+        say("each is observed along its epochs, and ends once its loss has turned for good; what "
+            "it does not spend buys more")  # fmt: skip
+        say(f"{'params':>10} {'unique':>10} {'epochs':>8} {'FLOPs':>10}")
+    else:
+        say(f"{'params':>10} {'tokens':>10} {'D/N':>8} {'FLOPs':>10}")
     for row in start.itertuples():
-        say(f"{format_quantity(row.params):>10} {format_quantity(row.tokens):>10} "
-            f"{row.tokens / row.params:>8.1f} {row.cost:>10.3g}")  # fmt: skip
+        repeats = study.search.repeats
+        data = row.unique_tokens if repeats else row.tokens
+        ratio = row.epochs if repeats else row.tokens / row.params
+        say(f"{format_quantity(row.params):>10} {format_quantity(data):>10} "
+            f"{ratio:>8.1f} {row.cost:>10.3g}")  # fmt: skip
     say(f"\nthen the law steers: {answer['trials_at_least'] - len(start)} to "
         f"{answer['trials_at_most'] - len(start)} more runs, as it turns out")  # fmt: skip
     return 0
+
+
+def _target(study: StudyConfig) -> str:
+    if study.target.unique_tokens is not None:
+        return f"{format_quantity(study.target.unique_tokens)} unique tokens"
+    return f"{study.target_flops:.3g} FLOPs (6ND)"
 
 
 def _memory(study: StudyConfig, rung: Rung, vocab_size: int) -> tuple[float, float]:
@@ -195,11 +210,14 @@ def _search(
             f"the search is done, but there is no law: {outcome.campaign.no_fit_because}"
         )
     if options.json:
-        answer = recommend(load_law(outcome.law_folder), study.target.flops)
+        answer = recommend(
+            load_law(outcome.law_folder), study.target.flops, study.target.unique_tokens
+        )
         add_shape(outcome.law_folder, answer)
         say(json.dumps(answer))
     else:
-        command = shlex.join(["quokka-ray", "recommend", str(study.folder), "--flops", "1e15"])
+        other = ["--unique-tokens", "1M"] if study.search.repeats else ["--flops", "1e15"]
+        command = shlex.join(["quokka-ray", "recommend", str(study.folder), *other])
         report = final_report(state, law_folder=str(outcome.law_folder), command=command)
         Console().print(report)
     failed = outcome.campaign.counts().get("failed", 0)

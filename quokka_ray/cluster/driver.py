@@ -9,6 +9,7 @@ import optuna
 from analysis.export import write_law
 from analysis.fitting.fit import Fit
 from quokka_ray.campaign.campaign import Campaign, Observer
+from quokka_ray.campaign.data_menu import DataMenu
 from quokka_ray.campaign.ending import Ending
 from quokka_ray.campaign.menu import Menu
 from quokka_ray.cluster.interrupt import interruptible
@@ -41,7 +42,7 @@ class Prepared:
     """A study whose corpus is ready and whose runs are priced: nothing was started yet."""
 
     corpus: TokenCorpus
-    menu: Menu
+    menu: Menu | DataMenu
 
 
 def prepare_study(study: StudyConfig, progress: Callable[[str], None] | None = None) -> Prepared:
@@ -53,12 +54,13 @@ def prepare_study(study: StudyConfig, progress: Callable[[str], None] | None = N
     corpus = TokenCorpus.open(prepare(study.corpus, progress=progress))
     # Too short a corpus is found here, not in the first trial.
     corpus.window_order(
-        study.search.unique_tokens or corpus.train_tokens, study.model.seq_len, study.seed
+        study.search.most_unique or corpus.train_tokens, study.model.seq_len, study.seed
     )
     corpus.validation_windows(
         study.model.seq_len, study.evaluation.sequences, study.evaluation.seed
     )
-    return Prepared(corpus, Menu(study, corpus.vocab_size, corpus.train_tokens))
+    menu = DataMenu if study.search.repeats else Menu
+    return Prepared(corpus, menu(study, corpus.vocab_size, corpus.train_tokens))
 
 
 def run_search(
@@ -116,5 +118,5 @@ def _export(fit: Fit, folder: StudyFolder, study: StudyConfig, ending: Ending) -
     """Write the law as it stands into the next numbered folder of `laws/`."""
     number = 1 + max((int(path.name) for path in folder.laws.glob("[0-9]*")), default=0)
     target = folder.laws / f"{number:04d}"
-    write_law(fit, target, study.target.flops, ending.as_dict())
+    write_law(fit, target, study.target.flops, ending.as_dict(), study.target.unique_tokens)
     return target

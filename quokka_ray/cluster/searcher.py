@@ -141,6 +141,11 @@ def _rebuild_journal(
                 params={
                     "params": config.params,
                     "tokens": float(config.tokens),
+                    **(
+                        {"unique_tokens": float(config.unique_tokens)}
+                        if "unique_tokens" in space
+                        else {}
+                    ),
                     "lr_factor": state.planned["lr_factor"],
                     "lr_schedule": config.lr_schedule,
                 },

@@ -85,7 +85,7 @@ def search_table(state: SearchState) -> RenderableType:
         rows.add_row("", _running(state))
     rows.add_row("law", _law(state))
     if state.optimum is not None:
-        rows.add_row("optimum", _optimum(state.optimum, state.target_flops))
+        rows.add_row("optimum", _optimum(state.optimum, _target(state)))
     if state.goal:
         rows.add_row("goal", Text(state.goal))
     for index, line in enumerate(state.events[-_LAST_EVENTS:]):
@@ -112,13 +112,13 @@ def final_report(
             f"{_flops(state.spent_flops)} of {_flops(state.budget_flops)} FLOPs spent "
             f"({_share(state):.1%}): ", _counts(state),
         ),
-        Text.assemble(("law   ", "bold"), "L = E + A/N^α + B/D^β" if state.parameters else ""),
+        Text.assemble(("law   ", "bold"), state.formula if state.parameters else ""),
         Text.assemble("      ", _law(state)),
     ]  # fmt: skip
     if state.goal:
         parts.append(Text.assemble(("ended ", "bold"), state.goal))
     if state.optimum is not None:
-        parts += [Text(), _recommendation(state.optimum, state.target_flops)]
+        parts += [Text(), _recommendation(state.optimum, _target(state))]
     parts += [Text.assemble(("warning ", "bold yellow"), line) for line in state.warnings]
     if law_folder is not None:
         parts.append(Text.assemble("\n", ("law, figures and report: ", "bold"), law_folder))
@@ -219,7 +219,13 @@ def _law(state: SearchState) -> Text:
     return text
 
 
-def _optimum(optimum: Optimum, target_flops: float) -> RenderableType:
+def _target(state: SearchState) -> str:
+    if state.target_unique_tokens is not None:
+        return f"{format_quantity(state.target_unique_tokens)} unique tokens"
+    return f"{_flops(state.target_flops or 0.0)} FLOPs (6ND)"
+
+
+def _optimum(optimum: Optimum, target: str) -> RenderableType:
     beyond = optimum.extrapolation_decades
     where = f", {beyond:.1f} decades beyond the runs" if beyond > 0 else ""
     numbers = Text("  ").join(
@@ -230,12 +236,12 @@ def _optimum(optimum: Optimum, target_flops: float) -> RenderableType:
             ("loss", optimum.loss, ".3f"),
         )
     )
-    return Group(Text(f"for {_flops(target_flops)} FLOPs (6ND){where}"), numbers)
+    return Group(Text(f"for {target}{where}"), numbers)
 
 
-def _recommendation(optimum: Optimum, target_flops: float) -> RenderableType:
+def _recommendation(optimum: Optimum, target: str) -> RenderableType:
     table = Table(
-        title=f"for {_flops(target_flops)} FLOPs (6ND) train", title_justify="left",
+        title=f"for {target} train", title_justify="left",
         title_style="bold", box=None, padding=(0, 2), show_edge=False,
     )  # fmt: skip
     table.add_column("")
@@ -248,6 +254,9 @@ def _recommendation(optimum: Optimum, target_flops: float) -> RenderableType:
             _number(estimate.value, spec),
             f"{_number(estimate.low, spec)} to {_number(estimate.high, spec)}",
         )
+    if optimum.epochs is not None:
+        epochs = optimum.epochs
+        table.add_row("epochs", f"{epochs.value:.3g}", f"{epochs.low:.3g} to {epochs.high:.3g}")
     ratio = optimum.tokens.value / optimum.params.value
     table.add_row("tokens per parameter", f"{ratio:,.3g}" if ratio < 10 else f"{ratio:,.0f}", "")
     if optimum.lr is not None:

@@ -34,6 +34,7 @@ class Optimum:
     loss: Estimate
     extrapolation_decades: float = 0.0
     lr: float | None = None
+    epochs: Estimate | None = None
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,8 @@ class SearchState:
 
     Attributes:
         name: The study.
+        target_unique_tokens: The target of a search of repeated data, which has no other here.
+        formula: The law's formula in symbols.
         budget_flops: The cap, in exact FLOPs.
         spent_flops: What has been spent of it.
         reserved_flops: What trials in flight may still take.
@@ -52,7 +55,7 @@ class SearchState:
         identified: Which of them the runs decide; a parameter that is missing counts as decided.
         sigma: Noise of one run in log loss; None without a law.
         optimum: What the law says about the target; None without a law.
-        target_flops: The target in 6ND.
+        target_flops: The target in 6ND; None for a search of repeated data.
         goal: How well the target is known, or why the search ended.
         message: One line on what is going on, such as why there is no law yet.
         warnings: What a reader must know before using the law.
@@ -61,7 +64,9 @@ class SearchState:
 
     name: str
     budget_flops: float
-    target_flops: float
+    target_flops: float | None = None
+    target_unique_tokens: float | None = None
+    formula: str = "L = E + A/N^α + B/D^β"
     spent_flops: float = 0.0
     reserved_flops: float = 0.0
     seconds_left: float | None = None

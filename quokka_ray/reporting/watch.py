@@ -96,7 +96,7 @@ class Watch:
 
     def refitted(self, campaign: "Campaign", fit: "Fit") -> None:
         """The law was refitted: numbers at once, pictures with a later row, when they are due."""
-        self._law = _law_fields(fit, self._study.target.flops)
+        self._law = _law_fields(fit, self._study)
         self._fit = fit
         self._goal = f"{campaign.ending.words}"
         self._write_law(campaign)
@@ -125,6 +125,7 @@ class Watch:
             name=self._study.name,
             budget_flops=account.cap,
             target_flops=self._study.target.flops,
+            target_unique_tokens=self._study.target.unique_tokens,
             spent_flops=account.spent,
             reserved_flops=account.committed - account.spent,
             # Trials side by side share what is left.
@@ -152,14 +153,21 @@ class Watch:
 
     def _write_law(self, campaign: "Campaign") -> None:
         assert self._fit is not None
-        optimum: Optimum = self._law["optimum"]
+        optimum: Optimum | None = self._law["optimum"]
+        at_target: dict[str, float | None] = {}
+        if optimum is not None:
+            at_target = {
+                "params_at_target": optimum.params.value,
+                "tokens_at_target": optimum.tokens.value,
+                "loss_at_target": optimum.loss.value,
+                "half_width_ln_params": optimum.params.relative_width,
+                "half_width_ln_loss": optimum.loss.relative_width,
+            }
+            if optimum.epochs is not None:
+                at_target["epochs_at_target"] = optimum.epochs.value
         scalars: dict[str, float | None] = {
             "budget_spent": campaign.account.spent / campaign.account.cap,
-            "params_at_target": optimum.params.value,
-            "tokens_at_target": optimum.tokens.value,
-            "loss_at_target": optimum.loss.value,
-            "half_width_ln_params": optimum.params.relative_width,
-            "half_width_ln_loss": optimum.loss.relative_width,
+            **at_target,
             "sigma": self._fit.sigma,
             **{f"parameter_{name}": value for name, value in self._law["parameters"].items()},
         }
@@ -167,22 +175,26 @@ class Watch:
 
     def _draw(self) -> None:
         from analysis.figures import frontier_figure, isoflop_figure, residual_figure
+        from analysis.repeated_figures import epochs_figure
 
         fit = self._fit
         assert fit is not None
         with self._pictures.run():
-            figures = {
-                "isoflop": isoflop_figure(fit),
-                "frontier": frontier_figure(fit, target_flops=self._study.target.flops),
-                "predicted_against_observed": residual_figure(fit),
-            }
+            figures = {"predicted_against_observed": residual_figure(fit)}
+            if fit.law.needs_unique:
+                figures["epochs"] = epochs_figure(fit)
+            else:
+                figures["isoflop"] = isoflop_figure(fit)
+                figures["frontier"] = frontier_figure(fit, target_flops=self._study.target_flops)
             self._board.law(figures, {}, step=len(fit.runs))
         self._drawn = fit
 
 
-def _law_fields(fit: "Fit", target_flops: float) -> dict[str, Any]:
+def _law_fields(fit: "Fit", study: StudyConfig) -> dict[str, Any]:
     """Return what a state shows of a law."""
-    best = fit.optimum(target_flops)
+    if study.target.unique_tokens is not None:
+        return _data_law_fields(fit, study.target.unique_tokens)
+    best = fit.optimum(study.target_flops)
     lr = float(fit.response.lr_optimum(best.params.value, best.tokens.value))
     return {
         "parameters": {name: estimate.value for name, estimate in fit.parameters.items()},
@@ -196,4 +208,33 @@ def _law_fields(fit: "Fit", target_flops: float) -> dict[str, Any]:
             lr=lr if lr == lr else None,  # not a number where the rate was never varied
         ),
         "warnings": fit.warnings,
+    }
+
+
+def _data_law_fields(fit: "Fit", unique_tokens: float) -> dict[str, Any]:
+    """Return what a state shows of a law of repeated data."""
+    from analysis.epochs import allocate_data
+    from analysis.errors import AllocationError
+
+    optimum, warnings = None, list(fit.warnings)
+    try:
+        best = allocate_data(fit.state, unique_tokens)
+    except AllocationError as error:
+        warnings.append(str(error))
+    else:
+        optimum = Optimum(
+            params=best.params,
+            tokens=best.tokens,
+            loss=best.loss,
+            epochs=best.epochs,
+            extrapolation_decades=best.extrapolation_decades,
+        )
+        warnings += best.warnings
+    return {
+        "parameters": {name: estimate.value for name, estimate in fit.parameters.items()},
+        "identified": fit.identified,
+        "sigma": fit.sigma,
+        "optimum": optimum,
+        "formula": f"{fit.law.name}, a law of N, unique tokens U and epochs",
+        "warnings": warnings,
     }

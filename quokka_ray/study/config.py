@@ -18,6 +18,15 @@ from quokka_ray.study.section import Section as Section
 
 LRScheduleName = Literal["wsd", "cosine", "constant"]
 
+REPEATED_DATA_LAWS = (
+    "data_constrained",
+    "data_constrained_log",
+    "data_constrained_softplus",
+    "data_constrained_ceiling",
+    "muennighoff",
+)
+"""Laws of N, U and epochs."""
+
 
 class Range(Section):
     """A closed interval of positive numbers, searched on a logarithmic scale."""
@@ -158,26 +167,46 @@ class EvaluationConfig(Section):
     seed: int = 0
 
 
+class EarlyEnd(Section):
+    """When a trajectory over repeated data is past its minimum: `analysis/ushape.py`."""
+
+    margin: float = Field(default=0.02, ge=0)
+    """Share of the lowest loss by which later ones must exceed it."""
+    deviations: float = Field(default=3, ge=0)
+    """Standard errors of the difference, same sequences and masks, that it must exceed too."""
+    points: int = Field(default=2, ge=1)
+    """Successive observations that must do so."""
+
+
 class SearchConfig(Section):
-    """What is searched, and where."""
+    """What is searched, and where.
+
+    With a range of `unique_tokens` a search is one of repeated data: its runs are trajectories
+    over (N, U), observed along their epochs, and its law is one of N, U and epochs.
+    """
 
     params: Range
     """Model sizes N, total parameters with tied embeddings counted once."""
     run_flops: Range
     """Compute of one trajectory in 6ND, the law's own unit; the budget counts exact FLOPs."""
     tokens_per_param: Range = Range(low=1, high=1000)
-    unique_tokens: Count | None = None
-    """Tokens U that trials may read; unset: the whole training split."""
+    unique_tokens: Count | Range | None = None
+    """Tokens U that trials may read; unset: the whole training split. A range is searched, in
+    steps of a factor of two, toward a law of repeated data."""
     max_epochs: float = Field(default=1, gt=0)
     """How often a trial may go through them: D is at most so many times U. The laws of N and D
-    that a search fits take a repeated token for a new one."""
+    that a search fits take a repeated token for a new one; those of a range of U do not."""
+    early_end: EarlyEnd | None = EarlyEnd()
+    """With a range of U: when a trial's loss has turned for good, which ends it and gives the
+    rest of its price back; null: never."""
     observations: int = Field(default=1, ge=1)
     """Observations of one trial: at D, and at D over powers of `observation_ratio`. With wsd each
     but the last is a branch that leaves a trunk at a constant rate and cools down (`1.3 D` of
     training for three at cooldown_fraction .4, where separate trials take `1.75 D`); with constant
     the trial is observed as it passes."""
     observation_ratio: float = Field(default=2, gt=1)
-    """Token count of an observation over that of the one before it."""
+    """Token count of an observation over that of the one before it. With a range of U a trial is
+    observed at 1, r, r^2 ... epochs, from its hundredth step on."""
     lr_factor: Range = Range(low=0.25, high=4)
     """Learning rate as a factor of the current learning-rate law."""
     lr_schedule: tuple[LRScheduleName, ...] = ("wsd",)
@@ -197,6 +226,26 @@ class SearchConfig(Section):
             raise ValueError("lr_schedule needs at least one name")
         return self
 
+    @model_validator(mode="after")
+    def _epochs_place_the_points(self) -> Self:
+        if isinstance(self.unique_tokens, Range) and self.observations != 1:
+            raise ValueError(
+                "observations has no meaning with a range of unique_tokens, whose trials are "
+                "observed at epochs spaced by observation_ratio: leave it out"
+            )
+        return self
+
+    @property
+    def repeats(self) -> bool:
+        """Whether the search is one of repeated data."""
+        return isinstance(self.unique_tokens, Range)
+
+    @property
+    def most_unique(self) -> int | None:
+        """The most unique tokens that a trial may read; None: the whole training split."""
+        wanted = self.unique_tokens
+        return int(wanted.high) if isinstance(wanted, Range) else wanted
+
 
 class BudgetConfig(Section):
     """What the whole search may cost. A cap: training, evaluation and failed work count."""
@@ -208,8 +257,10 @@ class BudgetConfig(Section):
 class TargetConfig(Section):
     """What the law is wanted for."""
 
-    flops: Annotated[Quantity, Field(gt=0)]
-    """The compute budget to plan for, in 6ND."""
+    flops: Annotated[Quantity, Field(gt=0)] | None = None
+    """The compute budget to plan for, in 6ND. A search of repeated data may leave it out."""
+    unique_tokens: Annotated[Count, Field(ge=1)] | None = None
+    """Tokens U to plan for, of a search of repeated data: how large a model, how many epochs."""
     tolerance_params: float | None = Field(default=0.1, gt=0)
     """How well ln N_opt must be known there (half width of its 90 % interval); null: it is not
     asked for."""
@@ -219,7 +270,7 @@ class TargetConfig(Section):
     stop: Literal["tolerance", "budget"] = "tolerance"
     """What ends a search: `tolerance`, as soon as the law's intervals meet the tolerances, or
     larger runs have come out unlike their predictions so often that no law is claimed; the budget
-    is the most that it may cost. `budget`: the budget alone."""
+    is the most that it may cost. `budget`: the budget alone, as always for repeated data."""
 
     @model_validator(mode="after")
     def _wants_something(self) -> Self:
@@ -234,8 +285,18 @@ class TargetConfig(Section):
 class LawConfig(Section):
     """How the law is fitted online."""
 
-    name: Literal["auto", "chinchilla", "coupled", "super"] = "auto"
-    """`auto`: the five-parameter law."""
+    name: Literal[
+        "auto",
+        "chinchilla",
+        "coupled",
+        "super",
+        "data_constrained",
+        "data_constrained_log",
+        "data_constrained_softplus",
+        "data_constrained_ceiling",
+        "muennighoff",
+    ] = "auto"
+    """`auto`: the five-parameter law; of repeated data, `data_constrained`."""
     huber_delta: Literal["auto"] | Annotated[float, Field(gt=0)] = "auto"
     bootstrap: int = Field(default=400, ge=20)
 
@@ -355,6 +416,52 @@ class StudyConfig(Section):
                 "length of a run: leave diffusion.curriculum out, or observe once"
             )
         return self
+
+    @model_validator(mode="after")
+    def _law_and_target_are_of_one_kind(self) -> Self:
+        repeats = self.search.repeats
+        of_data = self.law.name in REPEATED_DATA_LAWS
+        if self.law.name != "auto" and of_data != repeats:
+            needed = "a range of search.unique_tokens" if of_data else "no range"
+            raise ValueError(
+                f"law.name {self.law.name!r} needs {needed}: laws of repeated data are fitted to "
+                "trials over (N, U), all others to trials whose tokens are new"
+            )
+        if repeats and self.target.unique_tokens is None:
+            raise ValueError(
+                "target.unique_tokens is missing: a search of repeated data plans for so many"
+            )
+        if not repeats and self.target.unique_tokens is not None:
+            raise ValueError(
+                "target.unique_tokens needs a range of search.unique_tokens: a law of N and D "
+                "takes repeated tokens for new ones"
+            )
+        if not repeats and self.target.flops is None:
+            raise ValueError("target.flops is missing: the compute to plan for, in 6ND")
+        if repeats and "cosine" in self.search.lr_schedule:
+            raise ValueError(
+                "search.lr_schedule: a cosine comes down once, at the end of a run, so it cannot "
+                "be observed along epochs; take constant, or wsd for a cooldown at each point"
+            )
+        if repeats and self.diffusion.curriculum != "none":
+            raise ValueError(
+                "diffusion.curriculum follows the length of a run, which may end early here: "
+                "leave it out"
+            )
+        return self
+
+    @property
+    def law_name(self) -> str:
+        """The law that the search fits, `auto` resolved for repeated data."""
+        if self.law.name == "auto" and self.search.repeats:
+            return "data_constrained"
+        return self.law.name
+
+    @property
+    def target_flops(self) -> float:
+        """The target's compute, of a search that plans for one."""
+        assert self.target.flops is not None
+        return self.target.flops
 
     @property
     def folder(self) -> Path:

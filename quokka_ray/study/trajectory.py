@@ -7,6 +7,7 @@ from pydantic import Field
 
 from quokka_ray.study.config import (
     DiffusionConfig,
+    EarlyEnd,
     EvaluationConfig,
     LRScheduleName,
     ModelConfig,
@@ -59,6 +60,8 @@ class TrajectoryConfig(Section):
     earlier_points: tuple[int, ...] = ()
     """Token counts below `tokens` at which it is observed too, ascending (`study/path.py`)."""
     unique_tokens: int = Field(ge=1)
+    early_end: EarlyEnd | None = None
+    """When it ends before its last point; None: never."""
     lr: float = Field(gt=0)
     lr_schedule: LRScheduleName
     seed: int

@@ -1,13 +1,14 @@
 """One observation of a model: its validation loss, and the row that says so."""
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from quokka_ray.corpus.store import TokenCorpus
 from quokka_ray.corpus.tokenizers import text_bytes
-from quokka_ray.diffusion.likelihood import evaluator_id, validation_loss
+from quokka_ray.diffusion.likelihood import evaluator_id, paired_stderr, validation_loss
 from quokka_ray.study.path import Leg
 from quokka_ray.study.trajectory import TrajectoryConfig
 from quokka_ray.training.fused_step import FusedDenoiser
@@ -71,6 +72,22 @@ def evaluate(trainer: Trainer, corpus: TokenCorpus, folder: Path, row: Row) -> R
             result.bits_per_byte(windows.size, text_bytes(corpus.tokenizer(), windows))
         ),
     }
+
+
+def paired_error(folder: Path, row: Row, earlier: Sequence[Row]) -> Row:
+    """Return the standard error of a loss less the trajectory's lowest before it, as a cell.
+
+    Both were evaluated on the same sequences under the same noise, which `evaluate` left in
+    `folder`; the error is None for a first observation, and where an earlier one lacks its file.
+    """
+    known = [other for other in earlier if other["loss"] is not None]
+    if not known:
+        return {"loss_stderr_paired": None}
+    lowest = min(known, key=lambda other: float(other["loss"]))
+    paths = [folder / "evaluations" / f"{one['tokens']}.npy" for one in (row, lowest)]
+    if not all(path.exists() for path in paths):
+        return {"loss_stderr_paired": None}
+    return {"loss_stderr_paired": finite(paired_stderr(*(np.load(path) for path in paths)))}
 
 
 def finite(value: float) -> float | None:

@@ -6,7 +6,8 @@ missing on resume is done again, and whatever is there is not: a branch whose ob
 is passed by. A checkpoint in the middle of a branch holds the trunk's state beside the branch's.
 
 A branch that diverges leaves its observation recorded as diverged, and the trunk goes on: its rate
-may still have been bearable. A trunk that diverges ends the trajectory; what was observed before
+may still have been bearable. A trajectory over repeated data may end once its minimum is past, by
+its own observations alone. A trunk that diverges ends the trajectory; what was observed before
 stands.
 """
 
@@ -19,6 +20,7 @@ from typing import Literal
 
 import torch
 
+from analysis.ushape import past_minimum
 from quokka_ray.corpus.remote import open_corpus
 from quokka_ray.corpus.store import TokenCorpus
 from quokka_ray.model.counts import evaluation_flops, training_flops
@@ -39,12 +41,15 @@ from quokka_ray.training.loop import Trainer
 from quokka_ray.training.lr_schedules import leg_schedule
 from quokka_ray.training.metrics import Metrics, Row
 from quokka_ray.training.micro_batches import MicroBatches, recorded
-from quokka_ray.training.observing import evaluate, finite, observed_row
+from quokka_ray.training.observing import evaluate, finite, observed_row, paired_error
 from quokka_ray.training.precision import fix_float32_products
 from quokka_ray.training.spreading import is_spread
 from quokka_ray.training.telemetry import Telemetry
 from quokka_ray.training.trained import keep_tokenizer
 from quokka_ray.training.world import ALONE, World
+
+PAST_MINIMUM = "past the minimum of its epochs"
+"""Why a trajectory over repeated data finished before its last point."""
 
 _CHECK_EVERY = 32
 """Steps between checks for divergence; fixed, so that a repeated run ends at the same step."""
@@ -163,6 +168,7 @@ class _Run:
         self.trainer.compilation.cache = study_cache(folder)
         self.legs = config.legs
         self.leg = 0
+        self.observed = metrics.of_kind("observation")
         self.aside: Aside | None = None
         self.trained = 0
         self.evaluations = 0
@@ -209,6 +215,8 @@ class _Run:
     def go(self, should_stop: Callable[[], bool]) -> Outcome:
         """Train leg after leg to the end, a stop or a divergence."""
         row: Row | None = None
+        if self._past_minimum():
+            return self._end_early()
         for number in range(self.leg, len(self.legs)):
             self.leg = number
             leg = self.legs[number]
@@ -231,6 +239,9 @@ class _Run:
             if self.aside is not None:
                 take_up(self.trainer, self.aside)
                 self.aside = None
+            if leg.observed and leg is not self.legs[-1] and self._past_minimum():
+                self._save_alone()
+                return self._end_early()
         assert row is not None, "the last leg is observed"
         return self._end("finished", "", row["loss"], row["loss_stderr"])
 
@@ -277,14 +288,33 @@ class _Run:
         if not math.isfinite(row["loss"]):
             return None, "the validation loss is not finite"
         row["train_loss"] = finite(self.trainer.smoothed_loss.item())
+        if self.config.tokens > self.config.unique_tokens:
+            row |= self.world.agree(lambda: paired_error(self.folder, row, self.observed))
         row |= self._standing() | {"device": self.device}
         self.metrics.append(row, durable=True)
+        self.observed.append(row)
         return row, None
 
     def _lose(self, leg: Leg, reason: str) -> None:
         """Record that a branch diverged: this observation has no loss, and the trunk goes on."""
         row = observed_row(self.config, leg) | {"status": "diverged", "reason": reason}
         self.metrics.append(row | {"loss": None} | self._standing(), durable=True)
+
+    def _past_minimum(self) -> bool:
+        """Return whether its own observations say that it may end; the same on every resume."""
+        rule = self.config.early_end
+        seen = [row for row in self.observed if row["loss"] is not None]
+        return rule is not None and past_minimum(
+            [row["loss"] for row in seen],
+            [row.get("loss_stderr_paired") or 0.0 for row in seen],
+            margin=rule.margin,
+            deviations=rule.deviations,
+            points=rule.points,
+        )
+
+    def _end_early(self) -> Outcome:
+        last = self.observed[-1]
+        return self._end("finished", PAST_MINIMUM, last["loss"], last["loss_stderr"])
 
     def _known(self, leg: Leg) -> Row | None:
         """Return what an earlier attempt observed at the end of `leg`, if it did."""

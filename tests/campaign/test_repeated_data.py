@@ -1,0 +1,198 @@
+"""A search over repeated data, its trials drawn from a known law of N, U and epochs."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+from support.simulated import corpus, ended
+
+from analysis.laws.base import Points, get_law
+from analysis.ushape import past_minimum
+from quokka_ray.campaign.budget import projected_flops
+from quokka_ray.campaign.campaign import Answer, Campaign
+from quokka_ray.campaign.data_menu import FEWEST_POINTS, DataMenu
+from quokka_ray.campaign.menu import MIN_STEPS
+from quokka_ray.errors import ConfigurationError
+from quokka_ray.model.counts import evaluation_flops, training_flops
+from quokka_ray.study.config import StudyConfig
+from quokka_ray.study.folder import open_folder
+from quokka_ray.study.trajectory import TrajectoryConfig
+
+STUDY = {
+    "name": "repeated",
+    "model": {"seq_len": 64, "head_dim": 8, "ffn_multiple": 8},
+    "training": {"batch_sequences": 8, "lr": 1e-2},
+    "search": {
+        "params": {"low": "30k", "high": "180k"},
+        "unique_tokens": {"low": 4096, "high": 16384},
+        "max_epochs": 1024,
+        "observation_ratio": 2,
+        "run_flops": {"low": 1e11, "high": 4e12},
+        "tokens_per_param": {"low": 0.1, "high": 10000},
+        "lr_factor": {"low": 1, "high": 1},
+        "lr_schedule": "constant",
+    },
+    "budget": {"flops": 1.2e13},
+    "target": {"unique_tokens": 32768},
+    "law": {"bootstrap": 20},
+}
+LAW = get_law("data_constrained")
+TRUTH = LAW.theta(np.array([0.8, 60.0, 8.0, 0.5, 0.14, 1.5, 30.0, 0.39, 0.5, 0.42]))
+NOISE = 0.003
+
+
+def study(**sections):
+    merged = {name: {**STUDY.get(name, {}), **values} for name, values in sections.items()}
+    return StudyConfig.model_validate({**STUDY, **merged})
+
+
+def menu_of(config):
+    facts = corpus()
+    return DataMenu(config, facts.vocab_size, facts.train_tokens)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    config = study().model_copy(update={"storage": tmp_path})
+    with open_folder(config, resume=False, overwrite=False) as folder:
+        yield folder
+
+
+def rows_of(config: TrajectoryConfig) -> list[dict]:
+    """Return what a trial of `config` reports: its curve, ended early as its rule says."""
+    rng = np.random.default_rng(config.seed)
+    points = np.array(config.points, dtype=float)
+    there = Points.of(config.params, points, config.unique_tokens)
+    losses = np.exp(LAW.log_loss(TRUTH, there) + NOISE * rng.normal(size=points.size))
+    training = config.flops_exact - len(points) * config.flops_evaluation
+    rows, rule = [], config.early_end
+    for number, (tokens, loss) in enumerate(zip(config.points, losses.tolist(), strict=True), 1):
+        spent = training * tokens / config.path_tokens + number * config.flops_evaluation
+        rows.append(
+            {
+                "kind": "observation", "trajectory": config.id, "tokens": tokens,
+                "observation": f"{config.id}@{tokens}", "processed_tokens": tokens, "loss": loss,
+                "loss_stderr": 0.03, "loss_stderr_paired": NOISE * loss, "cooled": False,
+                "evaluator": "data/bound", "flops_spent": spent,
+            }
+        )  # fmt: skip
+        if rule is not None and past_minimum(
+            losses[:number].tolist(), [NOISE * loss] * number, margin=rule.margin
+        ):
+            break
+    return [*rows, ended(config, spent=spent)]
+
+
+def run(campaign, trajectories=10**9):
+    """Run a campaign, one trial at a time; return what was trained."""
+    trained = []
+    while len(trained) < trajectories and isinstance(answer := campaign.ask(), TrajectoryConfig):
+        for row in rows_of(answer):
+            campaign.tell(row)
+        campaign.returned(answer.id)
+        trained.append(answer)
+    return trained
+
+
+def open_campaign(config, folder):
+    return Campaign(config, corpus(), menu_of(config), folder)
+
+
+def test_the_menu_prices_a_trajectory_with_all_its_evaluations():
+    config = study()
+    menu = menu_of(config)
+    assert menu.unique_levels == [4096, 8192, 16384]
+    for row in menu.table.sample(12, random_state=0).itertuples():
+        rung = menu.rungs[row.params]
+        points = menu.points(row.tokens, row.unique_tokens)
+        args = (rung.shape, config.model, 257)
+        expected = training_flops(*args, row.tokens, config.diffusion)
+        each = evaluation_flops(*args, config.evaluation, config.diffusion)
+        assert row.cost == pytest.approx(expected + len(points) * each)
+        assert len(points) >= FEWEST_POINTS
+        assert points[-1] == row.tokens
+        assert points[0] >= MIN_STEPS * rung.step_tokens
+        assert row.epochs <= config.search.max_epochs
+        epochs = np.array(points[:-1]) / row.unique_tokens
+        powers = np.log(epochs) / math.log(config.search.observation_ratio)
+        assert np.abs(powers - powers.round()).max() < 0.1
+
+
+def test_cooldowns_at_each_point_cost_their_steps():
+    branched = study(search={"lr_schedule": "wsd"}, training={"cooldown_fraction": 0.2})
+    plain, cooled = menu_of(study()).table, menu_of(branched).table
+    both = plain.merge(cooled, on=["params", "unique_tokens", "tokens"])
+    assert len(both) == len(plain)
+    menu = menu_of(branched)
+    for row in both.sample(6, random_state=0).itertuples():
+        rung = menu.rungs[row.params]
+        points = np.array(menu.points(row.tokens, row.unique_tokens)) // rung.step_tokens
+        branches = sum(round(0.2 * point) for point in points[:-1].tolist())
+        assert row.cost_y - row.cost_x == pytest.approx(branches * rung.step_flops)
+
+
+def test_too_small_a_corpus_and_an_empty_menu_are_refused():
+    with pytest.raises(ConfigurationError, match="training tokens"):
+        DataMenu(study(search={"unique_tokens": {"low": 4096, "high": "1M"}}), 257, 100_000)
+    with pytest.raises(ConfigurationError, match="no trajectory lies within"):
+        menu_of(study(search={"max_epochs": 2}))
+
+
+@pytest.mark.slow
+def test_a_search_finds_how_many_epochs_help(folder):
+    campaign = open_campaign(study(), folder)
+    trained = run(campaign)
+    assert campaign.ask() is Answer.DONE
+    account = campaign.account
+    assert account.cap - campaign.menu.smallest_cost < account.spent <= account.cap
+    start = {(t.params, t.unique_tokens) for t in trained[:6]}
+    assert len(start) == 6
+    assert {t.unique_tokens for t in trained[:6]} == {4096, 8192, 16384}
+    runs = campaign.runs()
+    early = runs.groupby("trajectory")["tokens"].max()
+    planned = {t.id: t.tokens for t in trained}
+    assert sum(early[name] < tokens for name, tokens in planned.items()) > len(trained) / 2
+    assert runs["flops_spent"].sum() == pytest.approx(account.spent)
+    fit = campaign.fit
+    assert fit is not None
+    assert fit.law.name == "data_constrained"
+    for params, unique in ((60e3, 8192), (150e3, 16384)):
+        points = unique * 2.0 ** np.arange(3, 10)
+        truth = np.exp(LAW.log_loss(TRUTH, Points.of(params, points, unique)))
+        found = fit.predict(params, points, unique).value
+        assert np.abs(np.log(found / truth)).max() < 0.03
+
+
+def test_what_an_early_end_leaves_comes_back_and_a_resume_knows_it(folder):
+    campaign = open_campaign(study(), folder)
+    run(campaign, 3)
+    states = campaign.ledger.trajectories
+    early = [s for s in states.values() if len(s.observations) < len(s.config.points)]
+    state, config = early[0], early[0].config
+    assert projected_flops(state) == state.flops_spent < config.flops_exact
+    assert campaign.account.committed == sum(each.flops_spent for each in states.values())
+    assert state.last_observation is state.observations[-1]
+    assert (campaign.runs()["status"] == "finished").all()
+    before = campaign.account
+    campaign.close()
+    again = open_campaign(study(), folder)
+    assert again.account == before
+    assert again.counts() == {"finished": 3}
+    assert run(again, 1)[0].id.startswith("0003")
+
+
+def test_the_same_ledger_gives_the_same_next_trajectory(folder, tmp_path):
+    campaign = open_campaign(study(), folder)
+    run(campaign, 7)
+    first = campaign.propose()
+    campaign.close()
+    again = open_campaign(study(), folder)
+    second = again.propose()
+    assert (first.params, first.unique_tokens, first.tokens) == (
+        second.params,
+        second.unique_tokens,
+        second.tokens,
+    )
+    assert "answers for 3.28e+04 unique tokens" in second.reason
+    assert json.loads(folder.ledger.read_text().splitlines()[0])["reason"].startswith("start")
