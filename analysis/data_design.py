@@ -11,14 +11,15 @@ best size, the best epochs and the loss at the target's unique tokens; where the
 names no best ones, the losses of a grid of sizes and epochs there take their place (V-optimality).
 """
 
+from typing import Protocol
+
 import numpy as np
 import pandas as pd
 
 from analysis.answers import state_directions
-from analysis.design import Steerable
 from analysis.discrepancy import noise_covariance
 from analysis.epochs import DataSearch
-from analysis.laws.base import FloatArray, Points
+from analysis.laws.base import FloatArray, Law, Points
 from analysis.state import LawState
 from analysis.steering.places import Trajectories
 
@@ -28,6 +29,22 @@ TOLERANCES = np.array([0.1, 0.1, 0.01])
 _JUMP = 3.0
 _ANSWERS = [0, 2, 4]
 """ln N, ln e and ln L among `DataSearch.logs`."""
+
+
+class Steerable(Protocol):
+    """What the design needs of a fit: `analysis.fitting.result.Fit` and `LawState` have it."""
+
+    @property
+    def law(self) -> Law: ...
+
+    @property
+    def theta(self) -> FloatArray: ...
+
+    @property
+    def covariance(self) -> FloatArray: ...
+
+    @property
+    def sigma(self) -> float: ...
 
 
 def target_gradients(

@@ -30,7 +30,9 @@ def power_row(
     row |= {"params": params, "tokens": flops / (6.0 * params)}
     if samples is not None and np.isfinite(samples[:, 1]).sum() >= 20:
         row["a_low"], row["a_high"] = np.nanpercentile(samples[:, 1], [5.0, 95.0])
-        at = np.exp(samples[:, 0] + samples[:, 1] * np.log(flops))
+        # A wild resample may lie beyond all numbers; percentiles take infinity as it is.
+        with np.errstate(over="ignore"):
+            at = np.exp(samples[:, 0] + samples[:, 1] * np.log(flops))
         low, high = np.nanpercentile(at, [5.0, 95.0])
         row |= {"params_low": low, "params_high": high}
         row |= {"tokens_low": flops / (6.0 * high), "tokens_high": flops / (6.0 * low)}

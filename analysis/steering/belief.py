@@ -31,12 +31,6 @@ class Belief:
     shares: FloatArray
     basis: SmoothBasis
 
-    def share_of(self, name: str) -> float:
-        """Return the probability of the form called `name`; 0 where there is none."""
-        return float(
-            sum(s for s, p in zip(self.shares, self.parts, strict=True) if p.form.name == name)
-        )
-
     def answers(self, goal: Goal, phi: FloatArray | None = None) -> list[Answer]:
         """Return the goal's numbers under each form."""
         there = self.basis.features(goal.points()) if phi is None else phi
