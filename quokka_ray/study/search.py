@@ -1,0 +1,164 @@
+"""The `search`, `budget`, `target` and `law` sections: what is searched, how far, toward what."""
+
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, model_validator
+
+from quokka_ray.study.section import Count, Quantity, Section
+from quokka_ray.study.training import LRScheduleName
+
+REPEATED_DATA_LAWS = (
+    "data_constrained",
+    "data_constrained_log",
+    "data_constrained_softplus",
+    "data_constrained_ceiling",
+    "muennighoff",
+)
+"""Laws of N, U and epochs."""
+
+
+class Range(Section):
+    """A closed interval of positive numbers, searched on a logarithmic scale."""
+
+    low: Annotated[Quantity, Field(gt=0)]
+    high: Annotated[Quantity, Field(gt=0)]
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.low > self.high:
+            raise ValueError(f"low ({self.low:g}) is above high ({self.high:g})")
+        return self
+
+
+class EarlyEnd(Section):
+    """When a trajectory over repeated data is past its minimum: `analysis/ushape.py`."""
+
+    margin: float = Field(default=0.02, ge=0)
+    """Share of the lowest loss by which later ones must exceed it."""
+    deviations: float = Field(default=3, ge=0)
+    """Standard errors of the difference, same sequences and masks, that it must exceed too."""
+    points: int = Field(default=2, ge=1)
+    """Successive observations that must do so."""
+
+
+class SearchConfig(Section):
+    """What is searched, and where.
+
+    With a range of `unique_tokens` a search is one of repeated data: its runs are trajectories
+    over (N, U), observed along their epochs, and its law is one of N, U and epochs.
+    """
+
+    params: Range
+    """Model sizes N, total parameters with tied embeddings counted once."""
+    run_flops: Range
+    """Compute of one trajectory in 6ND, the law's own unit; the budget counts exact FLOPs."""
+    tokens_per_param: Range = Range(low=1, high=1000)
+    unique_tokens: Count | Range | None = None
+    """Tokens U that trials may read; unset: the whole training split. A range is searched, in
+    steps of a factor of two, toward a law of repeated data."""
+    max_epochs: float = Field(default=1, gt=0)
+    """How often a trial may go through them: D is at most so many times U. The laws of N and D
+    that a search fits take a repeated token for a new one; those of a range of U do not."""
+    early_end: EarlyEnd | None = EarlyEnd()
+    """With a range of U: when a trial's loss has turned for good, which ends it and gives the
+    rest of its price back; null: never."""
+    observations: int = Field(default=1, ge=1)
+    """Observations of one trial: at D, and at D over powers of `observation_ratio`. With wsd each
+    but the last is a branch that leaves a trunk at a constant rate and cools down (`1.3 D` of
+    training for three at cooldown_fraction .4, where separate trials take `1.75 D`); with constant
+    the trial is observed as it passes."""
+    observation_ratio: float = Field(default=2, gt=1)
+    """Token count of an observation over that of the one before it. With a range of U a trial is
+    observed at 1, r, r^2 ... epochs, from its hundredth step on."""
+    lr_factor: Range = Range(low=0.25, high=4)
+    """Learning rate as a factor of the current learning-rate law."""
+    lr_schedule: tuple[LRScheduleName, ...] = ("wsd",)
+    initial_fraction: float = Field(default=0.3, gt=0, le=1)
+    """Share of the budget for the space-filling start, before the law steers."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _single_values(cls, value: Any) -> Any:
+        if isinstance(value, dict) and isinstance(value.get("lr_schedule"), str):
+            value = {**value, "lr_schedule": (value["lr_schedule"],)}
+        return value
+
+    @model_validator(mode="after")
+    def _some_schedule(self) -> Self:
+        if not self.lr_schedule:
+            raise ValueError("lr_schedule needs at least one name")
+        return self
+
+    @model_validator(mode="after")
+    def _epochs_place_the_points(self) -> Self:
+        if isinstance(self.unique_tokens, Range) and self.observations != 1:
+            raise ValueError(
+                "observations has no meaning with a range of unique_tokens, whose trials are "
+                "observed at epochs spaced by observation_ratio: leave it out"
+            )
+        return self
+
+    @property
+    def repeats(self) -> bool:
+        """Whether the search is one of repeated data."""
+        return isinstance(self.unique_tokens, Range)
+
+    @property
+    def most_unique(self) -> int | None:
+        """The most unique tokens that a trial may read; None: the whole training split."""
+        wanted = self.unique_tokens
+        return int(wanted.high) if isinstance(wanted, Range) else wanted
+
+
+class BudgetConfig(Section):
+    """What the whole search may cost. A cap: training, evaluation and failed work count."""
+
+    flops: Annotated[Quantity, Field(gt=0)]
+    trials: int | None = Field(default=None, ge=1)
+
+
+class TargetConfig(Section):
+    """What the law is wanted for."""
+
+    flops: Annotated[Quantity, Field(gt=0)] | None = None
+    """The compute budget to plan for, in 6ND. A search of repeated data may leave it out."""
+    unique_tokens: Annotated[Count, Field(ge=1)] | None = None
+    """Tokens U to plan for, of a search of repeated data: how large a model, how many epochs."""
+    tolerance_params: float | None = Field(default=0.1, gt=0)
+    """How well ln N_opt must be known there (half width of its 90 % interval); null: it is not
+    asked for."""
+    tolerance_loss: float | None = Field(default=0.01, gt=0)
+    """How well ln loss must be known there (half width of its 90 % interval); null: it is not
+    asked for."""
+    stop: Literal["tolerance", "budget"] = "tolerance"
+    """What ends a search: `tolerance`, as soon as the law's intervals meet the tolerances, or
+    larger runs have come out unlike their predictions so often that no law is claimed; the budget
+    is the most that it may cost. `budget`: the budget alone, as always for repeated data."""
+
+    @model_validator(mode="after")
+    def _wants_something(self) -> Self:
+        if self.tolerance_params is None and self.tolerance_loss is None:
+            raise ValueError(
+                "tolerance_params and tolerance_loss are both null, so there is nothing to "
+                "search for: give one of them"
+            )
+        return self
+
+
+class LawConfig(Section):
+    """How the law is fitted online."""
+
+    name: Literal[
+        "auto",
+        "chinchilla",
+        "coupled",
+        "super",
+        "data_constrained",
+        "data_constrained_log",
+        "data_constrained_softplus",
+        "data_constrained_ceiling",
+        "muennighoff",
+    ] = "auto"
+    """`auto`: the five-parameter law; of repeated data, `data_constrained`."""
+    huber_delta: Literal["auto"] | Annotated[float, Field(gt=0)] = "auto"
+    bootstrap: int = Field(default=400, ge=20)
