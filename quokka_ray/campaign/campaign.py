@@ -418,6 +418,7 @@ class Campaign:
             early_end=self.study.search.early_end if self.study.search.repeats else None,
             lr=proposal.lr,
             lr_schedule=proposal.lr_schedule,
+            mixture=self.study.corpus.weights_at(proposal.weights) if proposal.weights else None,
             # Neighbouring studies share no seeds, and a trajectory's seed survives a resume.
             seed=self.study.seed * 1_000_003 + index,
         )

@@ -18,7 +18,7 @@ from analysis.steering.places import Trajectories
 from analysis.ushape import past_minimum
 from quokka_ray.campaign.beliefs import Predicted
 from quokka_ray.campaign.data_menu import DataMenu
-from quokka_ray.campaign.factors import Scored, suggest_factors
+from quokka_ray.campaign.factors import Scored, suggest_factors, weights_of
 from quokka_ray.campaign.ledger import TrajectoryState
 from quokka_ray.campaign.steering import DIVERGED_EXCESS, Proposal
 from quokka_ray.study.config import StudyConfig
@@ -66,6 +66,7 @@ class DataSteering:
             self._study.search,
             self._scored(states, guide),
             seed=self._study.seed * 1_000_003 + len(states),
+            weights=self._study.corpus.searched_weights,
         )
         params, unique, tokens = int(row["params"]), int(row["unique_tokens"]), int(row["tokens"])
         predicted = None
@@ -84,6 +85,7 @@ class DataSteering:
             lr_schedule=factors["lr_schedule"],
             reason=reason,
             predicted=predicted,
+            weights=weights_of(factors, self._study.corpus.searched_weights),
         )
 
     def _place(
@@ -172,7 +174,8 @@ class DataSteering:
             elif excess is None and status is not None:
                 continue
             factor = float(state.planned["lr_factor"])
-            scored.append(Scored(factor, state.config.lr_schedule, excess))
+            weights = state.config.mixture or {}
+            scored.append(Scored(factor, state.config.lr_schedule, excess, weights))
         return scored
 
 

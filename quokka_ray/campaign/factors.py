@@ -1,24 +1,29 @@
 """The dimensions beside size and data, placed by Optuna in coordinates relative to the law.
 
+They are the learning rate, its schedule, and the weights of a mixture where a study searches them.
 A learning rate that suits a small model is wrong for a large one; as a factor of the current
 learning-rate law it means the same at every size. What a trial scores is its excess: how far its
 log loss lies above the law of size and data. Both the coordinates and the scores change with
 every refit, so the observations are told to a fresh in-memory study at every ask.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
+from types import MappingProxyType
 from typing import Any, Self
 
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
 from optuna.trial import FrozenTrial, TrialState
 
-from quokka_ray.study.config import SearchConfig
+from quokka_ray.study.config import Range, SearchConfig
 
 MAX_TOLD = 1000
 """Observations told at an ask, the latest ones; telling costs time in proportion."""
+
+NO_WEIGHTS: Mapping[str, Range] = MappingProxyType({})
+"""Of a study whose corpus is no mixture, or has weights that stay."""
 
 STARTUP = 8
 """Trials drawn at random before the tree-structured Parzen estimator has enough to go by."""
@@ -32,6 +37,8 @@ class Scored:
     lr_schedule: str
     excess: float | None
     """ln loss minus ln law(N, D); None while the trial runs."""
+    weights: Mapping[str, float] = field(default_factory=dict)
+    """Weights of the mixture that are searched, by part."""
 
 
 class _Told(FrozenTrial):
@@ -44,20 +51,46 @@ class _Told(FrozenTrial):
         return self
 
 
-def factor_space(search: SearchConfig) -> dict[str, BaseDistribution]:
-    """Return Optuna's distributions of the relative dimensions."""
+def weight_dimension(part: str) -> str:
+    """Return what the dimension of a part's weight is called."""
+    return f"weight_{part}"
+
+
+def factor_space(
+    search: SearchConfig, weights: Mapping[str, Range] = NO_WEIGHTS
+) -> dict[str, BaseDistribution]:
+    """Return Optuna's distributions of the relative dimensions.
+
+    Args:
+        search: Ranges of the learning rate's factor and of schedules.
+        weights: Ranges of the weights that are searched, by part of the mixture.
+    """
     return {
         "lr_factor": FloatDistribution(search.lr_factor.low, search.lr_factor.high, log=True),
         "lr_schedule": CategoricalDistribution(search.lr_schedule),
+        **{
+            weight_dimension(part): FloatDistribution(one.low, one.high, log=True)
+            for part, one in weights.items()
+        },
     }
 
 
-def suggest_factors(search: SearchConfig, told: Sequence[Scored], seed: int) -> dict[str, Any]:
-    """Return the next `lr_factor` and `lr_schedule`, given what was observed and what runs.
+def weights_of(params: Mapping[str, Any], weights: Iterable[str]) -> dict[str, float]:
+    """Return the weights among values of `factor_space`, by part."""
+    return {part: float(params[weight_dimension(part)]) for part in weights}
+
+
+def suggest_factors(
+    search: SearchConfig,
+    told: Sequence[Scored],
+    seed: int,
+    weights: Mapping[str, Range] = NO_WEIGHTS,
+) -> dict[str, Any]:
+    """Return the next place in `factor_space`, given what was observed and what runs.
 
     The same arguments give the same answer, whatever was asked before.
     """
-    space = factor_space(search)
+    space = factor_space(search, weights)
     low, high = search.lr_factor.low, search.lr_factor.high
     sampler = optuna.samplers.TPESampler(
         n_startup_trials=STARTUP, multivariate=True, constant_liar=True, seed=seed
@@ -77,6 +110,10 @@ def suggest_factors(search: SearchConfig, told: Sequence[Scored], seed: int) -> 
                 params={
                     "lr_factor": min(max(row.lr_factor, low), high),
                     "lr_schedule": row.lr_schedule,
+                    **{
+                        weight_dimension(part): min(max(row.weights[part], one.low), one.high)
+                        for part, one in weights.items()
+                    },
                 },
                 distributions=space,
                 user_attrs={},

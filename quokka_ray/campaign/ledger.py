@@ -182,7 +182,8 @@ class Ledger:
 
         What diverged, failed or was stopped before its last observation appears with its status,
         so that the report can count it; only `finished` rows carry a loss. `flops_spent` and
-        `device_seconds` are marginal: they add up to what the trajectories have cost.
+        `device_seconds` are marginal: they add up to what the trajectories have cost. Where
+        weights of a mixture are searched, a column `share_<part>` for each of its parts.
         """
         rows = []
         for name, state in self.trajectories.items():
@@ -190,7 +191,8 @@ class Ledger:
                 self._rows[name] = _run_rows(state)
             rows += self._rows[name]
         # Columns of lists: pandas takes several times as long over rows of dictionaries.
-        return pd.DataFrame({name: [row[name] for row in rows] for name in RUN_COLUMNS})
+        shares = [name for name in rows[0] if name.startswith("share_")] if rows else []
+        return pd.DataFrame({name: [row[name] for row in rows] for name in RUN_COLUMNS + shares})
 
     def _write(self, line: str, durable: bool) -> None:
         try:
@@ -342,4 +344,5 @@ def _run_row(config: TrajectoryConfig, record: Record, status: str) -> dict[str,
         "status": status,
         "loss_stderr_paired": record.get("loss_stderr_paired"),
         "regime": None,
+        **{f"share_{part}": share for part, share in config.mixture_shares.items()},
     }

@@ -82,6 +82,7 @@ def plan_run(
     seed: int,
     earlier_points: Sequence[int] = (),
     early_end: EarlyEnd | None = None,
+    mixture: dict[str, float] | None = None,
 ) -> TrajectoryConfig:
     """Return the complete configuration of one run of a study.
 
@@ -97,6 +98,7 @@ def plan_run(
         seed: Of its initialisation, masks and window order.
         earlier_points: Token counts at which it is observed before D, whole steps too.
         early_end: When it ends before D; None: never.
+        mixture: Weights of the corpus's parts, where a study searches them.
     """
     points = [point // rung.step_tokens for point in (*earlier_points, tokens)]
     return TrajectoryConfig(
@@ -106,6 +108,7 @@ def plan_run(
         corpus_store=study.corpus.fetched_from,
         corpus_hash=corpus.hash,
         tokenizer=corpus.tokenizer_id,
+        mixture=mixture,
         vocab_size=corpus.vocab_size,
         end_of_document=(
             corpus.tokenizer().end_of_document

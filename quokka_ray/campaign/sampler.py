@@ -4,7 +4,7 @@ Through it a study of Optuna (and of Ray Tune's `OptunaSearch`) runs the steerin
 come from the law, the other dimensions from Optuna's own estimator in relative coordinates.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import optuna
@@ -12,14 +12,22 @@ from optuna.distributions import BaseDistribution, FloatDistribution, IntDistrib
 from optuna.samplers import BaseSampler
 
 from quokka_ray.campaign.data_menu import DataMenu
-from quokka_ray.campaign.factors import factor_space
+from quokka_ray.campaign.factors import NO_WEIGHTS, factor_space, weight_dimension
 from quokka_ray.campaign.menu import Menu
 from quokka_ray.campaign.steering import Proposal
-from quokka_ray.study.config import SearchConfig
+from quokka_ray.study.config import Range, SearchConfig
 
 
-def search_space(search: SearchConfig, menu: Menu | DataMenu) -> dict[str, BaseDistribution]:
-    """Return the whole static space: size, data and the relative dimensions."""
+def search_space(
+    search: SearchConfig, menu: Menu | DataMenu, weights: Mapping[str, Range] = NO_WEIGHTS
+) -> dict[str, BaseDistribution]:
+    """Return the whole static space: size, data and the relative dimensions.
+
+    Args:
+        search: What is searched.
+        menu: The runs that may be bought.
+        weights: Weights of the corpus's mixture that are searched, by part.
+    """
     repeats = isinstance(menu, DataMenu)
     most = menu.largest_unique if isinstance(menu, DataMenu) else menu.unique_tokens
     largest_tokens = max(most, int(menu.table["tokens"].max()))
@@ -28,7 +36,7 @@ def search_space(search: SearchConfig, menu: Menu | DataMenu) -> dict[str, BaseD
         **({"unique_tokens": unique} if repeats else {}),
         "params": IntDistribution(min(menu.rungs), max(menu.rungs), log=True),
         "tokens": FloatDistribution(1.0, float(largest_tokens), log=True),
-        **factor_space(search),
+        **factor_space(search, weights),
     }
 
 
@@ -69,6 +77,7 @@ class SteeredSampler(BaseSampler):
             "tokens": float(self.proposal.tokens),
             "lr_factor": self.proposal.lr_factor,
             "lr_schedule": self.proposal.lr_schedule,
+            **{weight_dimension(p): weight for p, weight in self.proposal.weights.items()},
         }
 
     def sample_independent(

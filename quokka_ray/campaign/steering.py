@@ -7,8 +7,8 @@ to cut the variance of the target's answer most for its price under the forms of
 runs leave open (`analysis.steering`), and Optuna places the other dimensions around it.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import pandas as pd
@@ -18,7 +18,7 @@ from analysis.fitting.fit import Fit
 from analysis.laws.base import FloatArray
 from analysis.steering.choosing import Account, Choice, choose
 from quokka_ray.campaign.beliefs import Beliefs, Predicted
-from quokka_ray.campaign.factors import Scored, suggest_factors
+from quokka_ray.campaign.factors import Scored, suggest_factors, weights_of
 from quokka_ray.campaign.ledger import TrajectoryState
 from quokka_ray.campaign.menu import LEVELS_PER_DECADE, Menu
 from quokka_ray.study.config import LRScheduleName, StudyConfig
@@ -55,6 +55,8 @@ class Proposal:
     lr_schedule: LRScheduleName
     reason: str
     predicted: Predicted | None
+    weights: Mapping[str, float] = field(default_factory=dict)
+    """Weights of the mixture that are searched, by part."""
 
 
 def start_design(study: StudyConfig, menu: Menu) -> pd.DataFrame:
@@ -113,6 +115,7 @@ class Steering:
             self._study.search,
             self._scored(states, guide),
             seed=self._study.seed * 1_000_003 + len(states),
+            weights=self._study.corpus.searched_weights,
         )
         lr, schedule = center * factors["lr_factor"], factors["lr_schedule"]
         return Proposal(
@@ -125,6 +128,7 @@ class Steering:
             lr_schedule=schedule,
             reason=reason,
             predicted=self._predict(states, guide, params, tokens, lr, schedule),
+            weights=weights_of(factors, self._study.corpus.searched_weights),
         )
 
     def started(self, states: Sequence[TrajectoryState]) -> bool:
@@ -270,5 +274,6 @@ class Steering:
                 score = None
             else:
                 continue
-            scored.append(Scored(config.lr / center, config.lr_schedule, score))
+            weights = config.mixture or {}
+            scored.append(Scored(config.lr / center, config.lr_schedule, score, weights))
         return scored

@@ -93,7 +93,7 @@ def run_plan(options: argparse.Namespace) -> int:
         "target_flops": study.target.flops,
         "target_unique_tokens": study.target.unique_tokens,
         "corpus": str(prepared.corpus.path),
-        "train_tokens": prepared.corpus.train_tokens,
+        "train_tokens": prepared.train_tokens,
         "sizes": [{"params": rung.params, **rung.shape.model_dump()} for rung in sizes],
         "cheapest_run_flops": menu.smallest_cost,
         "largest_run_flops": largest,
@@ -111,7 +111,7 @@ def run_plan(options: argparse.Namespace) -> int:
         return 0
     say(f"study    {study.name}: {study.budget.flops:.3g} exact FLOPs in all, toward a law at "
         f"{_target(study)}")  # fmt: skip
-    say(f"corpus   {format_quantity(prepared.corpus.train_tokens)} training tokens, "
+    say(f"corpus   {format_quantity(prepared.train_tokens)} training tokens, "
         f"vocabulary {prepared.corpus.vocab_size}, in {prepared.corpus.path}")  # fmt: skip
     say(f"sizes    {len(sizes)}: from {_size(sizes[0])} to {_size(sizes[-1])}")
     batch = study.training.batch_sequences
@@ -249,6 +249,7 @@ def run_status(options: argparse.Namespace) -> int:
             "tokens": state.config.tokens,
             "lr": state.config.lr,
             "lr_schedule": state.config.lr_schedule,
+            "mixture": state.config.mixture_shares or None,
             "status": state.ended["status"] if state.ended else "unfinished",
             "loss": state.observations[-1]["loss"] if state.observations else None,
             "observations": [
@@ -288,7 +289,7 @@ def run_status(options: argparse.Namespace) -> int:
     for row in rows:
         say(f"{row['trajectory']:<24} {row['status']:<11} {_number(row['loss']):>7} "
             f"{_interval(row['predicted']):>17} {_deviations(row['surprise']):>6} "
-            f"{row['lr']:>8.2g}  {row['reason']}")  # fmt: skip
+            f"{row['lr']:>8.2g}  {_mixed(row['mixture'])}{row['reason']}")  # fmt: skip
         for seen in row["observations"] if len(row["observations"]) > 1 else ():
             loss = "diverged" if seen["loss"] is None else f"{seen['loss']:.3f}"
             say(f"    at {format_quantity(seen['tokens']):<28} {loss:>12}")
@@ -305,6 +306,13 @@ def _ended(folder: Path) -> str | None:
     document = json.loads(laws[-1].read_text(encoding="utf-8")) if laws else {}
     words: str | None = document.get("search", {}).get("words")
     return words
+
+
+def _mixed(shares: dict[str, float] | None) -> str:
+    """Return the shares of a mixture that is searched, to stand before the reason."""
+    if shares is None:
+        return ""
+    return ", ".join(f"{share:.0%} {part}" for part, share in shares.items()) + "; "
 
 
 def _deviations(z: float | None) -> str:

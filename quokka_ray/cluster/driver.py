@@ -16,6 +16,7 @@ from quokka_ray.cluster.interrupt import interruptible
 from quokka_ray.cluster.local import run_locally
 from quokka_ray.cluster.tune import run_on_ray
 from quokka_ray.corpus import TokenCorpus, prepare
+from quokka_ray.corpus.mixture import MixtureCorpus
 from quokka_ray.study.config import StudyConfig
 from quokka_ray.study.folder import StudyFolder, open_folder
 
@@ -43,6 +44,8 @@ class Prepared:
 
     corpus: TokenCorpus
     menu: Menu | DataMenu
+    train_tokens: int
+    """Tokens that a trial may read: where weights of a mixture are searched, whatever they are."""
 
 
 def prepare_study(study: StudyConfig, progress: Callable[[str], None] | None = None) -> Prepared:
@@ -53,14 +56,17 @@ def prepare_study(study: StudyConfig, progress: Callable[[str], None] | None = N
     """
     corpus = TokenCorpus.open(prepare(study.corpus, progress=progress))
     # Too short a corpus is found here, not in the first trial.
-    corpus.window_order(
-        study.search.most_unique or corpus.train_tokens, study.model.seq_len, study.seed
-    )
+    train_tokens, unique = corpus.train_tokens, study.search.most_unique
+    if isinstance(corpus, MixtureCorpus) and study.corpus.searched_weights:
+        ranges = study.corpus.weight_ranges
+        train_tokens = corpus.train_tokens_within(ranges, study.model.seq_len, unique)
+    else:
+        corpus.window_order(unique or train_tokens, study.model.seq_len, study.seed)
     corpus.validation_windows(
         study.model.seq_len, study.evaluation.sequences, study.evaluation.seed
     )
     menu = DataMenu if study.search.repeats else Menu
-    return Prepared(corpus, menu(study, corpus.vocab_size, corpus.train_tokens))
+    return Prepared(corpus, menu(study, corpus.vocab_size, train_tokens), train_tokens)
 
 
 def run_search(

@@ -19,6 +19,7 @@ from ray.tune.search import Searcher
 from ray.tune.search.optuna import OptunaSearch
 
 from quokka_ray.campaign.campaign import Answer, Campaign
+from quokka_ray.campaign.factors import weight_dimension
 from quokka_ray.campaign.sampler import SteeredSampler, search_space
 from quokka_ray.campaign.steering import Proposal
 from quokka_ray.cluster.trainable import ROW, trial_config, why_it_failed
@@ -44,7 +45,8 @@ class CampaignSearch(OptunaSearch):
         self._campaign = campaign
         self._workers = workers
         self._stop_file = stop_file
-        space = search_space(campaign.study.search, campaign.menu)
+        study = campaign.study
+        space = search_space(study.search, campaign.menu, study.corpus.searched_weights)
         self._steered = SteeredSampler(space, campaign.propose)
         super().__init__(
             space=space,
@@ -148,6 +150,10 @@ def _rebuild_journal(
                     ),
                     "lr_factor": state.planned["lr_factor"],
                     "lr_schedule": config.lr_schedule,
+                    **{
+                        weight_dimension(part): (config.mixture or {})[part]
+                        for part in campaign.study.corpus.searched_weights
+                    },
                 },
                 distributions=space,
                 user_attrs={"trajectory": config.id, "lr": config.lr},

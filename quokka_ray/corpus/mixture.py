@@ -4,6 +4,7 @@ Nothing is copied: a mixture's folder names its parts, and the mixture is formed
 So weights can be varied without preparing anything again.
 """
 
+import copy
 import hashlib
 import json
 import math
@@ -19,7 +20,7 @@ from quokka_ray.corpus.card import readable
 from quokka_ray.corpus.pieces import entry_of
 from quokka_ray.corpus.publishing import Progress, cache_errors, is_whole, locked, publish
 from quokka_ray.corpus.store import FORMAT, TokenCorpus
-from quokka_ray.corpus.turns import RESOLUTION, MixtureOrder, pattern, shares
+from quokka_ray.corpus.turns import RESOLUTION, MixtureOrder, pattern, share_bounds, shares
 from quokka_ray.corpus.windows import Windows
 from quokka_ray.errors import ConfigurationError
 from quokka_ray.study.corpus import CorpusConfig
@@ -53,6 +54,54 @@ class MixtureCorpus(TokenCorpus):
         super().verify()
         for part in self.parts:
             part.verify()
+
+    def reweighted(self, weights: Sequence[float]) -> "MixtureCorpus":
+        """Return the same parts at other training weights, in the order of the parts.
+
+        Nothing is read or copied, and validation stays what it is.
+        """
+        other = copy.copy(self)
+        other._shares = shares(tuple(weights))
+        other.train_tokens = _train_tokens(self.parts, other._shares)
+        return other
+
+    def train_tokens_within(
+        self, ranges: Sequence[tuple[float, float]], seq_len: int, unique_tokens: int | None = None
+    ) -> int:
+        """Return the unique tokens that there are whatever the weights within `ranges`.
+
+        Args:
+            ranges: Of each part's weight.
+            seq_len: Tokens of a window.
+            unique_tokens: How many are wanted; None: as many as there are.
+
+        Raises:
+            ConfigurationError: there are fewer than are wanted, or at its lowest weight a part
+                makes no window of them.
+        """
+        bounds = share_bounds(ranges)
+        most = [
+            part.train_tokens * RESOLUTION // highest
+            for part, (_, highest) in zip(self.parts, bounds, strict=True)
+        ]
+        wanted = min(most) if unique_tokens is None else unique_tokens
+        if wanted > min(most):
+            short = most.index(min(most))
+            raise ConfigurationError(
+                f"{wanted:,} unique tokens were asked for, and the mixture has {min(most):,} "
+                "whatever its weights: at its highest share of "
+                f"{bounds[short][1] / RESOLUTION:.1%} {self.parts[short].path.name} has no more; "
+                "lower search.unique_tokens, narrow the ranges of weights, or give it more text"
+            )
+        for part, (fewest, _) in zip(self.parts, bounds, strict=True):
+            own = wanted * fewest // RESOLUTION
+            if own < seq_len:
+                raise ConfigurationError(
+                    f"{wanted:,} unique tokens leave {own:,} for {part.path.name} at its lowest "
+                    f"share of {fewest / RESOLUTION:.2%}, which make no window of {seq_len:,}; "
+                    "raise search.unique_tokens or the low end of its weight"
+                )
+        return min(most)
 
     def window_order(self, unique_tokens: int, seq_len: int, seed: int) -> Windows:
         """Return the order in which a run reads `unique_tokens` tokens of the mixture.
@@ -117,9 +166,9 @@ def publish_mixture(
         MachineError: the cache cannot be written.
     """
     corpora = [TokenCorpus.open(folder) for folder in folders]
-    weights = [part.weight for part in config.mixture]
+    weights = [part.middle_weight for part in config.mixture]
     validation = [
-        part.weight if part.validation_weight is None else part.validation_weight
+        part.middle_weight if part.validation_weight is None else part.validation_weight
         for part in config.mixture
     ]
     if not any(validation):
@@ -171,9 +220,7 @@ def _described(
         "source": f"mixture of {', '.join(one.path.name for one in corpora)}",
         "tokenizer": corpora[0].tokenizer_id,
         "vocab_size": corpora[0].vocab_size,
-        "train_tokens": min(
-            one.train_tokens * RESOLUTION // part for one, part in zip(corpora, parts, strict=True)
-        ),
+        "train_tokens": _train_tokens(corpora, parts),
         "validation_tokens": sum(
             one.validation_tokens for one, check in zip(corpora, checks, strict=True) if check
         ),
@@ -182,6 +229,13 @@ def _described(
         "validation_hash": _hash(evaluated),
         "mixture": mixture,
     }
+
+
+def _train_tokens(corpora: Sequence[TokenCorpus], parts: tuple[int, ...]) -> int:
+    """Return the most tokens for which no part is read twice at these shares."""
+    return min(
+        one.train_tokens * RESOLUTION // part for one, part in zip(corpora, parts, strict=True)
+    )
 
 
 def _require_compatible(corpora: list[TokenCorpus], checks: tuple[int, ...]) -> None:

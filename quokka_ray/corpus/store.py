@@ -11,7 +11,7 @@ tokenizer.json                     the tokenizer, unless it has no file
 import contextlib
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -130,6 +130,14 @@ class TokenCorpus:
                     f"corpus {self.path} is damaged: {name} was altered between bytes {first:,} "
                     f"and {last:,} (its hash is another); remove the folder and prepare it again"
                 )
+
+    def reweighted(self, weights: Sequence[float]) -> "TokenCorpus":
+        """Return the parts of a mixture at other training weights.
+
+        Raises:
+            ConfigurationError: it is no mixture.
+        """
+        raise ConfigurationError(f"corpus {self.path} is no mixture: it has no weights to change")
 
     def window_order(self, unique_tokens: int, seq_len: int, seed: int) -> Windows:
         """Return the order in which a run reads the first `unique_tokens` training tokens.

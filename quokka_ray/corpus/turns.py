@@ -34,6 +34,19 @@ def shares(weights: tuple[float, ...]) -> tuple[int, ...]:
     return tuple(parts)
 
 
+def share_bounds(ranges: Sequence[tuple[float, float]]) -> list[tuple[int, int]]:
+    """Return the fewest and the most parts of RESOLUTION that any weights within `ranges` give."""
+    bounds = []
+    for number, (low, high) in enumerate(ranges):
+        others = [one for place, one in enumerate(ranges) if place != number]
+        fewest = low / (low + sum(most for _, most in others))
+        most = high / (high + sum(least for least, _ in others))
+        # Rounding to whole parts moves a share by one, and by more where many are tiny.
+        slack = len(ranges)
+        bounds.append((max(1, int(fewest * RESOLUTION) - slack), int(most * RESOLUTION) + slack))
+    return bounds
+
+
 @lru_cache(maxsize=64)
 def pattern(parts: tuple[int, ...]) -> NDArray[np.int64]:
     """Return whose turn each window of a period is, [period].

@@ -64,6 +64,7 @@ class Watch:
                 "flops": trajectory.flops,
                 "flops_exact": trajectory.flops_exact,
                 "seed": trajectory.seed,
+                **{f"share_{p}": share for p, share in trajectory.mixture_shares.items()},
                 **trajectory.shape.model_dump(),
             },
         )

@@ -18,11 +18,11 @@ from quokka_ray.study.search import REPEATED_DATA_LAWS as REPEATED_DATA_LAWS
 from quokka_ray.study.search import BudgetConfig as BudgetConfig
 from quokka_ray.study.search import EarlyEnd as EarlyEnd
 from quokka_ray.study.search import LawConfig as LawConfig
-from quokka_ray.study.search import Range as Range
 from quokka_ray.study.search import SearchConfig as SearchConfig
 from quokka_ray.study.search import TargetConfig as TargetConfig
 from quokka_ray.study.section import Count as Count
 from quokka_ray.study.section import Quantity as Quantity
+from quokka_ray.study.section import Range as Range
 from quokka_ray.study.section import Section as Section
 from quokka_ray.study.training import EvaluationConfig as EvaluationConfig
 from quokka_ray.study.training import LRScheduleName as LRScheduleName

@@ -1,12 +1,15 @@
 """The corpus section of a study file: where text comes from, and how it becomes tokens."""
 
+import math
 import re
+from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from quokka_ray.study.section import Count, Section
+from quokka_ray.study.section import Count, Range, Section
 
 _STDIN = "-"
 # What the parts of a mixture take over from its section where they say nothing themselves, and
@@ -96,8 +99,8 @@ class CorpusConfig(Section):
     licence: str | None = None
     """Written on the corpus's card."""
     mixture: tuple["MixturePart", ...] = ()
-    """Corpora that are read together, each with its weight. Parts take over what this section
-    says of the tokenizer, the split and the cache."""
+    """Corpora that are read together, each with its weight, or with a range that a study searches.
+    Parts take over what this section says of the tokenizer, the split and the cache."""
     cache: Path | None = None
     """Where prepared corpora are kept; unset: `~/.cache/quokka-ray/corpora`."""
     store: str | None = None
@@ -140,6 +143,30 @@ class CorpusConfig(Section):
         """The parts of the mixture, complete."""
         shared = {name: getattr(self, name) for name in _SHARED}
         return tuple(part.model_copy(update=shared) for part in self.mixture)
+
+    @property
+    def searched_weights(self) -> dict[str, Range]:
+        """The weights that a study searches, by the name of their part."""
+        return {
+            str(part.name): part.weight for part in self.mixture if isinstance(part.weight, Range)
+        }
+
+    @property
+    def weight_ranges(self) -> list[tuple[float, float]]:
+        """The lowest and the highest weight of each part."""
+        return [
+            (part.weight.low, part.weight.high)
+            if isinstance(part.weight, Range)
+            else (part.weight, part.weight)
+            for part in self.mixture
+        ]
+
+    def weights_at(self, searched: Mapping[str, float]) -> dict[str, float]:
+        """Return the weights of all parts, in their order, given those that are searched."""
+        return {
+            str(part.name): searched.get(str(part.name), part.middle_weight)
+            for part in self.mixture
+        }
 
     @property
     def fetched_from(self) -> str | None:
@@ -210,15 +237,52 @@ class CorpusConfig(Section):
             )
         return self
 
+    @model_validator(mode="after")
+    def _searched_weights_compare(self) -> Self:
+        names = Counter(part.name for part in self.mixture if part.name is not None)
+        twice = [name for name, times in names.items() if times > 1]
+        if twice:
+            raise ValueError(f"two parts of the mixture are called {twice[0]!r}")
+        ranges = [part for part in self.mixture if isinstance(part.weight, Range)]
+        if not ranges:
+            return self
+        if len(ranges) == len(self.mixture):
+            raise ValueError(
+                "the weights of all parts are searched, and only their ratios say anything: give "
+                "one part a number, such as weight: 1, which the others are relative to"
+            )
+        if any(part.name is None for part in self.mixture):
+            raise ValueError(
+                "weights are searched, and a part has no name: give each one, such as name: "
+                "books, which the run table's column share_books is called by"
+            )
+        if any(part.validation_weight is None for part in self.mixture):
+            raise ValueError(
+                "weights are searched, and losses compare only on one validation set: give each "
+                "part a validation_weight, a number that stays"
+            )
+        return self
+
 
 class MixturePart(CorpusConfig):
     """One corpus of a mixture."""
 
-    weight: float = Field(gt=0)
-    """Its share of the tokens that are read, over the sum of all weights."""
+    name: str | None = Field(default=None, pattern=r"^[A-Za-z0-9][A-Za-z0-9_]*$")
+    """What the run table calls it; needed where weights are searched."""
+    weight: Annotated[float, Field(gt=0)] | Range
+    """Its share of the tokens that are read, over the sum of all weights. A range is searched,
+    like the learning rate: `{low: .25, high: 4}` beside a part of weight 1 is a share of 20 to
+    80 %. Prepared by itself, such a mixture has the weight in the middle of the range."""
     validation_weight: float | None = Field(default=None, ge=0)
     """Its share of the validation tokens; unset: `weight`. Say it where weights are varied, so
     that losses stay comparable."""
+
+    @property
+    def middle_weight(self) -> float:
+        """Its weight, of a range the geometric middle."""
+        if isinstance(self.weight, Range):
+            return math.sqrt(self.weight.low * self.weight.high)
+        return self.weight
 
 
 CorpusConfig.model_rebuild()

@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from quokka_ray.study.section import Count, Quantity, Section
+from quokka_ray.study.section import Count, Quantity, Range, Section
 from quokka_ray.study.training import LRScheduleName
 
 REPEATED_DATA_LAWS = (
@@ -15,19 +15,6 @@ REPEATED_DATA_LAWS = (
     "muennighoff",
 )
 """Laws of N, U and epochs."""
-
-
-class Range(Section):
-    """A closed interval of positive numbers, searched on a logarithmic scale."""
-
-    low: Annotated[Quantity, Field(gt=0)]
-    high: Annotated[Quantity, Field(gt=0)]
-
-    @model_validator(mode="after")
-    def _ordered(self) -> Self:
-        if self.low > self.high:
-            raise ValueError(f"low ({self.low:g}) is above high ({self.high:g})")
-        return self
 
 
 class EarlyEnd(Section):

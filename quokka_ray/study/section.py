@@ -1,8 +1,8 @@
-"""The base of all sections of a study file, and numbers with units."""
+"""The base of all sections of a study file, numbers with units, and ranges of them."""
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from analysis.units import parse_quantity
 
@@ -34,3 +34,16 @@ class Section(BaseModel):
     model_config = ConfigDict(
         extra="forbid", frozen=True, protected_namespaces=(), allow_inf_nan=False
     )
+
+
+class Range(Section):
+    """A closed interval of positive numbers, searched on a logarithmic scale."""
+
+    low: Annotated[Quantity, Field(gt=0)]
+    high: Annotated[Quantity, Field(gt=0)]
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.low > self.high:
+            raise ValueError(f"low ({self.low:g}) is above high ({self.high:g})")
+        return self

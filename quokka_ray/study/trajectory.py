@@ -47,6 +47,9 @@ class TrajectoryConfig(Section):
     corpus_hash: str
     tokenizer: str
     """Identity of the tokenizer that the corpus was made with."""
+    mixture: dict[str, float] | None = None
+    """Weights of the corpus's parts, in their order, where a study searches them; None: those
+    that the corpus was prepared with."""
     vocab_size: int = Field(ge=2)
     """Real tokens K; the mask is one more row of the embedding and has none in the head."""
     end_of_document: int | None = Field(default=None, ge=0)
@@ -74,6 +77,12 @@ class TrajectoryConfig(Section):
     its evaluations."""
     flops_evaluation: float = 0.0
     """Of it, what one evaluation costs."""
+
+    @property
+    def mixture_shares(self) -> dict[str, float]:
+        """Share of each part of the corpus where a study searches them; else none."""
+        weights = self.mixture or {}
+        return {part: weight / sum(weights.values()) for part, weight in weights.items()}
 
     @property
     def batch_tokens(self) -> int:

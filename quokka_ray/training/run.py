@@ -105,6 +105,8 @@ def train(
     check(config, device, world.size)
     corpus = open_corpus(config.corpus, config.corpus_store)
     check_corpus(config, corpus)
+    if config.mixture is not None:
+        corpus = corpus.reweighted(tuple(config.mixture.values()))
     torch.set_num_threads(threads)
     if torch.device(device).type == "cpu":
         keep_freed_memory()

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from quokka_ray.corpus import TokenCorpus, WindowOrder, prepare, remote
 from quokka_ray.corpus.mixture import MixtureCorpus
-from quokka_ray.corpus.turns import RESOLUTION, MixtureOrder, pattern, shares
+from quokka_ray.corpus.turns import RESOLUTION, MixtureOrder, pattern, share_bounds, shares
 from quokka_ray.errors import ConfigurationError
 from quokka_ray.study.config import CorpusConfig
 
@@ -32,6 +32,27 @@ def test_any_stretch_from_the_start_has_exact_shares_within_a_window(
     due = np.outer(parts, np.arange(1, len(turns) + 1)) / RESOLUTION
     assert np.abs(had - due).max() < 1
     np.testing.assert_allclose(had[:, -1], due[:, -1])  # so the pattern may repeat
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(st.tuples(st.floats(1e-3, 1e3), st.floats(1, 100)), min_size=2, max_size=6),
+    st.integers(0, 2**32),
+)
+def test_no_weights_within_their_ranges_give_a_share_outside_its_bounds(
+    drawn: list[tuple[float, float]], seed: int
+) -> None:
+    ranges = [(low, low * ratio) for low, ratio in drawn]
+    bounds = share_bounds(ranges)
+    rng = np.random.default_rng(seed)
+    corners = [
+        tuple(high if place == number else low for place, (low, high) in enumerate(ranges))
+        for number in range(len(ranges))
+    ]
+    inside = tuple(low * (high / low) ** rng.uniform() for low, high in ranges)
+    for weights in (inside, *corners):
+        for part, (fewest, most) in zip(shares(weights), bounds, strict=True):
+            assert fewest <= part <= most
 
 
 def test_plain_weights_have_short_patterns() -> None:
@@ -77,15 +98,37 @@ def mix(tmp_path: Path) -> Mix:
     for number, name in enumerate("ab"):
         write(tmp_path / f"{name}.jsonl", [f"{name} {text}" for text in words(150, number)])
 
-    def made(*weights: float, **keys: object) -> CorpusConfig:
+    def made(
+        first: float, second: float, validation: float | None = None, **keys: object
+    ) -> CorpusConfig:
         parts = [
-            {"source": "files", "paths": [str(tmp_path / f"{name}.jsonl")], "weight": weight}
-            for name, weight in zip("ab", weights, strict=True)
+            {
+                "source": "files",
+                "paths": [str(tmp_path / f"{name}.jsonl")],
+                "weight": weight,
+                **({} if validation is None else {"validation_weight": validation}),
+            }
+            for name, weight in zip("ab", (first, second), strict=True)
         ]
         section = {"cache": str(tmp_path / "cache"), "validation_fraction": 0.2, "mixture": parts}
         return CorpusConfig.model_validate({**section, **keys})
 
     return made
+
+
+@pytest.fixture(scope="module")
+def corpora(tmp_path_factory: pytest.TempPathFactory) -> MixtureCorpus:
+    folder = tmp_path_factory.mktemp("corpora")
+    parts = [
+        {
+            "source": "files",
+            "paths": [str(write(folder / f"{name}.jsonl", words(150, number)))],
+            "weight": 1,
+        }
+        for number, name in enumerate("ab")
+    ]
+    section = {"cache": str(folder / "cache"), "validation_fraction": 0.2, "mixture": parts}
+    return opened(CorpusConfig.model_validate(section))
 
 
 def opened(made: CorpusConfig) -> MixtureCorpus:
@@ -106,6 +149,55 @@ def test_other_weights_prepare_nothing_again(mix: Mix) -> None:
     assert "70.00% of training, 70.00% of validation" in (first / "README.md").read_text()
     corpora = [TokenCorpus.open(path) for path in (first, second)]
     assert corpora[0].hash != corpora[1].hash
+
+
+def test_a_mixture_is_reweighted_in_memory_and_reads_what_one_of_these_weights_reads(
+    mix: Mix, tmp_path: Path
+) -> None:
+    def cached() -> dict[Path, int]:
+        return {p: p.stat().st_mtime_ns for p in (tmp_path / "cache").rglob("*") if p.is_file()}
+
+    base = opened(mix(0.7, 0.3, 0.5))
+    made = opened(mix(0.2, 0.8, 0.5))
+    before = cached()
+    other = base.reweighted((0.2, 0.8))
+    assert cached() == before
+    assert other.train_tokens == made.train_tokens != base.train_tokens
+    assert other.parts[0].train is base.parts[0].train
+    rows = [one.window_order(2000, 16, 1).batch(0, 60) for one in (other, made)]
+    np.testing.assert_array_equal(*rows)
+    # What a loss is measured on stays, and so does what the corpus says it is.
+    windows = [one.validation_windows(16, 20, 0) for one in (other, base)]
+    np.testing.assert_array_equal(*windows)
+    assert (other.hash, other.validation_hash) == (base.hash, base.validation_hash)
+    with pytest.raises(ConfigurationError, match="is no mixture"):
+        base.parts[0].reweighted((1, 1))
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.floats(0.05, 20), st.floats(1, 20), st.floats(0, 1))
+def test_tokens_within_ranges_are_there_at_every_weight(
+    corpora: MixtureCorpus, low: float, ratio: float, place: float
+) -> None:
+    ranges = [(low, low * ratio), (1.0, 1.0)]
+    tokens = corpora.train_tokens_within(ranges, 4)
+    reweighted = corpora.reweighted((low * ratio**place, 1.0))
+    assert tokens <= reweighted.train_tokens
+    reweighted.window_order(tokens, 4, 0)
+    # And they are not many fewer than at the end that allows fewest.
+    ends = [corpora.reweighted((weight, 1.0)).train_tokens for weight in ranges[0]]
+    assert tokens > 0.98 * min(ends)
+
+
+def test_ranges_that_a_part_is_too_short_for_are_refused_with_the_part(
+    corpora: MixtureCorpus,
+) -> None:
+    with pytest.raises(
+        ConfigurationError, match=r"highest share of 9.\.\d% files-\w+ has no more"
+    ):
+        corpora.train_tokens_within([(1, 30), (1, 1)], 16, corpora.train_tokens)
+    with pytest.raises(ConfigurationError, match=r"lowest share of .*no window of 16; raise"):
+        corpora.train_tokens_within([(0.001, 1), (1, 1)], 16, 4000)
 
 
 def test_prefixes_of_a_mixture_nest_part_by_part(mix: Mix) -> None:
