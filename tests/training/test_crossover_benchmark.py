@@ -1,10 +1,11 @@
 """The benchmark of autoregression against diffusion, from a few lines of text to its page."""
 
-import importlib.util
+import importlib
 import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
@@ -16,26 +17,46 @@ SCRIPT = Path(__file__).parents[2] / "benchmarks" / "crossover.py"
 
 
 @pytest.fixture
-def benchmark(monkeypatch):
-    monkeypatch.setattr(sys, "path", [str(SCRIPT.parent), *sys.path])
-    spec = importlib.util.spec_from_file_location("crossover", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, spec.name, module)
-    spec.loader.exec_module(module)
-    return module
+def runs(monkeypatch):
+    monkeypatch.syspath_prepend(str(SCRIPT.parent))
+    return importlib.import_module("crossover_runs")
 
 
-def test_a_run_is_observed_after_each_doubling_and_later_twice_as_often(benchmark):
-    assert benchmark.observed_epochs(3) == [1, 2, 3]
-    assert benchmark.observed_epochs(40) == [1, 2, 4, 8, 12, 16, 24, 32, 40]
+def test_a_run_is_observed_after_each_doubling_and_later_twice_as_often(runs):
+    assert runs.observed_epochs(3) == [1, 2, 3]
+    assert runs.observed_epochs(40) == [1, 2, 4, 8, 12, 16, 24, 32, 40]
 
 
-def test_a_run_ends_once_its_loss_has_risen_enough_and_not_before(benchmark):
-    assert not benchmark.is_past([2.0], 0.05)
-    assert not benchmark.is_past([2.0, 1.9, 1.94], 0.05)
-    assert benchmark.is_past([2.0, 1.9, 1.96], 0.05)
+def test_a_run_ends_once_its_loss_has_risen_enough_and_not_before(runs):
+    assert not runs.is_past([2.0], 0.05)
+    assert not runs.is_past([2.0, 1.9, 1.94], 0.05)
+    assert runs.is_past([2.0, 1.9, 1.96], 0.05)
+
+
+def test_arms_have_epochs_of_their_own_or_those_of_all(runs):
+    epochs = [(None, 128.0), ("ar", 32.0)]
+    asked = {arm: runs.epochs_of(arm, SimpleNamespace(epochs=epochs)) for arm in runs.ARMS}
+    assert asked == {"ar": 32, "ar-regularised": 128, "mask": 128}
+    assert runs.epochs_of("mask", SimpleNamespace(epochs=[])) == runs.EPOCHS
+
+
+def test_a_run_of_fewer_epochs_goes_on_as_the_longer_one_to_the_bit(runs, corpus, tmp_path):
+    recipe = runs.Recipe("mask", 3e3, 0.012)
+
+    def losses(out: str, *lengths: float) -> list[float]:
+        for epochs in lengths:
+            options = SimpleNamespace(
+                out=tmp_path / out, corpus=f"prepared:{corpus.path}", unique=4e3, batch=8,
+                sequences=64, past=10.0, epochs=[(None, epochs)],
+            )  # fmt: skip
+            runs.go(recipe, options)
+        return [row["loss"] for row in runs.observations(recipe, options)]
+
+    whole = losses("whole", 4)
+    assert len(whole) == 3
+    assert losses("pieces", 1, 2, 4) == whole
+    # A longer run holds the shorter one, which is not trained again.
+    assert losses("whole", 2) == whole
 
 
 def test_every_arm_is_trained_once_and_reported_with_its_seeds(corpus, tmp_path):
