@@ -71,11 +71,11 @@ def run_prepare(options: argparse.Namespace) -> int:
     if options.json:
         say(json.dumps({"path": str(corpus.path), **corpus.card}))
         return 0
-    say(f"{'path':<22} {corpus.path}")
-    for name, value in corpus.card.items():
-        if name == "samples":
-            continue
-        say(f"{name:<22} {'-' if value is None else value}")
+    facts = {"path": corpus.path, **corpus.card}
+    facts.pop("samples", None)
+    width = max(map(len, facts))
+    for name, value in facts.items():
+        say(f"{name:<{width}} {'-' if value is None else value}")
     return 0
 
 

@@ -11,14 +11,23 @@ from analysis.fitting.fit import Fit
 from quokka_ray.campaign.campaign import Campaign, Observer
 from quokka_ray.campaign.data_menu import DataMenu
 from quokka_ray.campaign.ending import Ending
+from quokka_ray.campaign.ledger import read_rows
 from quokka_ray.campaign.menu import Menu
 from quokka_ray.cluster.interrupt import interruptible
 from quokka_ray.cluster.local import run_locally
 from quokka_ray.cluster.tune import run_on_ray
 from quokka_ray.corpus import TokenCorpus, prepare
 from quokka_ray.corpus.mixture import MixtureCorpus
+from quokka_ray.corpus.publishing import is_whole
+from quokka_ray.errors import ConfigurationError
 from quokka_ray.study.config import StudyConfig
 from quokka_ray.study.folder import StudyFolder, open_folder
+from quokka_ray.study.trajectory import TrajectoryConfig
+
+VERIFIED_BYTES = 1 << 30
+"""Files of a corpus up to this size are held against their hashes before a search: about
+a second. Validation decides every loss and is among them; a larger file of training tokens is
+left to `prepare --verify`."""
 
 ObserverFactory = Callable[[StudyConfig, StudyFolder], Sequence[Observer]]
 
@@ -48,13 +57,24 @@ class Prepared:
     """Tokens that a trial may read: where weights of a mixture are searched, whatever they are."""
 
 
-def prepare_study(study: StudyConfig, progress: Callable[[str], None] | None = None) -> Prepared:
+def prepare_study(
+    study: StudyConfig,
+    progress: Callable[[str], None] | None = None,
+    *,
+    resume: bool = False,
+) -> Prepared:
     """Prepare the corpus and price the runs.
+
+    Args:
+        study: The study.
+        progress: Told what is being prepared, a line at a time.
+        resume: Its runs so far decide which corpus it is: what they were trained on.
 
     Raises:
         ConfigurationError: The corpus, the ranges or the budget cannot be used.
     """
-    corpus = TokenCorpus.open(prepare(study.corpus, progress=progress))
+    corpus = _corpus_of(study, progress, _first_run(study) if resume else None)
+    corpus.verify(VERIFIED_BYTES)
     # Too short a corpus is found here, not in the first trial.
     train_tokens, unique = corpus.train_tokens, study.search.most_unique
     if isinstance(corpus, MixtureCorpus) and study.corpus.searched_weights:
@@ -67,6 +87,31 @@ def prepare_study(study: StudyConfig, progress: Callable[[str], None] | None = N
     )
     menu = DataMenu if study.search.repeats else Menu
     return Prepared(corpus, menu(study, corpus.vocab_size, train_tokens), train_tokens)
+
+
+def _corpus_of(
+    study: StudyConfig, progress: Callable[[str], None] | None, before: TrajectoryConfig | None
+) -> TokenCorpus:
+    """Return the study's corpus; of a study that has runs, theirs, wherever its text is now."""
+    if before is not None and is_whole(before.corpus):
+        corpus = TokenCorpus.open(before.corpus)
+        if corpus.hash == before.corpus_hash:
+            return corpus
+    corpus = TokenCorpus.open(prepare(study.corpus, progress=progress))
+    if before is not None and corpus.hash != before.corpus_hash:
+        raise ConfigurationError(
+            f"{study.folder} was trained on corpus {before.corpus_hash}, which is not in "
+            f"{before.corpus} any more, and what its text makes now is {corpus.hash}: a file, "
+            "the tokenizer or the dataset's revision has changed. Put back the one or the other, "
+            "or start a new study (--set name=NAME)"
+        )
+    return corpus
+
+
+def _first_run(study: StudyConfig) -> TrajectoryConfig | None:
+    rows = read_rows(study.folder / "ledger.jsonl")
+    first = next((row for row in rows if row["kind"] == "planned"), None)
+    return TrajectoryConfig.model_validate(first["config"]) if first else None
 
 
 def run_search(
@@ -94,7 +139,7 @@ def run_search(
     """
     # Optuna announces every in-memory study; the sampler makes one at each ask.
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    prepared = prepare_study(study, progress)
+    prepared = prepare_study(study, progress, resume=resume)
     with open_folder(study, resume=resume, overwrite=overwrite) as folder:
         stop_file = folder.root / "stop"
         stop_file.unlink(missing_ok=True)

@@ -49,11 +49,11 @@ class MixtureCorpus(TokenCorpus):
             tuple(one["validation_weight"] for one in meta["mixture"])
         )
 
-    def verify(self) -> None:
-        """Hold every byte of every part against its hash."""
-        super().verify()
+    def verify(self, largest: int | None = None) -> None:
+        """Hold every byte of every part against its hash, of files up to `largest` bytes."""
+        super().verify(largest)
         for part in self.parts:
-            part.verify()
+            part.verify(largest)
 
     def reweighted(self, weights: Sequence[float]) -> "MixtureCorpus":
         """Return the same parts at other training weights, in the order of the parts.

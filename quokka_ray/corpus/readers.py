@@ -165,9 +165,11 @@ class Reader:
                 self._skipped["not UTF-8"] += 1
                 return
             line += content.count(b"\n", 0, error.start)
+            marked = content.startswith(_UTF16) and not offset
             raise ConfigurationError(
                 f"corpus: {name} is not UTF-8 at byte {offset + error.start} (line {line}, byte "
-                f"0x{content[error.start]:02x}); {_REMEDY}"
+                f"0x{content[error.start]:02x}{', it begins as UTF-16 does' if marked else ''}); "
+                f"{_REMEDY}"
             ) from None
         if offset == 0:
             text = text.removeprefix("\ufeff")
@@ -176,6 +178,7 @@ class Reader:
         yield Document(text)
 
 
+_UTF16 = (b"\xff\xfe", b"\xfe\xff")
 _REMEDY = "convert it, leave it out, or set corpus.undecodable: skip"
 
 

@@ -264,6 +264,10 @@ def test_a_byte_that_was_altered_on_disk_is_found(tmp_path: Path, name: str) -> 
     (path / name).write_bytes(content)
     with pytest.raises(ConfigurationError, match=rf"{name} was altered between bytes 0 and .*"):
         TokenCorpus.open(path).verify()
+    # Of large corpora the small files are read, each as a whole.
+    with pytest.raises(ConfigurationError, match="was altered"):
+        TokenCorpus.open(path).verify(len(content))
+    TokenCorpus.open(path).verify(len(content) - 1)
 
 
 def test_another_tokenizer_than_the_corpus_was_made_with_is_refused(tmp_path: Path) -> None:

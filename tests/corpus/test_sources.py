@@ -107,6 +107,8 @@ def test_text_that_is_not_utf8_names_file_and_byte(tmp_path: Path) -> None:
     said = refusal(paths=[f"{tmp_path}/b.jsonl"], cache=cache)
     assert "b.jsonl is not UTF-8 at byte 28 (line 2, byte 0xe9)" in said
     assert "corpus.undecodable: skip" in said
+    (tmp_path / "w.txt").write_text("wide", encoding="utf-16")
+    assert "it begins as UTF-16 does" in refusal(paths=[f"{tmp_path}/w.txt"], cache=cache)
     (tmp_path / "c.jsonl").write_text('{"text": "half \\ud800"}\n')
     assert "half a character" in refusal(paths=[f"{tmp_path}/c.jsonl"], cache=cache)
 
@@ -194,8 +196,9 @@ def test_a_hub_that_cannot_be_reached_is_a_fault_of_the_machine(tmp_path: Path) 
         list(source.documents())
 
 
+@pytest.mark.parametrize("variable", ["HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE"])
 def test_a_branch_is_pinned_to_its_commit_and_remembered_offline(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variable: str
 ) -> None:
     huggingface_hub = pytest.importorskip("huggingface_hub")
     datasets = pytest.importorskip("datasets")
@@ -215,7 +218,7 @@ def test_a_branch_is_pinned_to_its_commit_and_remembered_offline(
     address = first.fingerprint()
     assert texts(first) == ["row"]
     assert first.revision == "c" * 40
-    monkeypatch.setenv("HF_DATASETS_OFFLINE", "1")
+    monkeypatch.setenv(variable, "1")
     second = hub(tmp_path, "org/name", revision="main")
     assert (second.fingerprint(), texts(second)) == (address, ["row"])
     pinned = hub(tmp_path, "org/name", revision="c" * 40)
