@@ -9,11 +9,13 @@ import pandas as pd
 
 from analysis.fitting.result import Fit
 from analysis.lawfile import LawFile, load_law, save_law
+from analysis.minima import curve_minima
 from analysis.report import default_budgets, document_markdown, optimum_table
 from analysis.reporting.repeated import (
     default_levels,
     default_sizes,
     epochs_rows,
+    minima_lines,
     repeated_lines,
     unique_rows,
 )
@@ -32,6 +34,7 @@ _CAPTIONS = {
     "residuals": "Predicted and observed",
     "epochs": "Loss along epochs, and the law's minima",
     "data_value": "What more unique tokens buy",
+    "minima": "Where the curves are lowest",
 }
 
 
@@ -66,8 +69,9 @@ def export_law(
     `law.md` and `law.tex`; `optimum.csv`, the best N, D and loss over a range of budgets;
     `predictions.csv`, the fitted runs with their predictions; figures as PNG and SVG. The last
     two need the runs, which `fit --out` leaves beside the law file. A law of repeated data adds
-    `epochs.csv`, how many epochs help a model of N on U, and `unique_tokens.csv`, the best N and
-    epochs for U. The same law gives the same bytes each time.
+    `epochs.csv`, how many epochs help a model of N on U, `unique_tokens.csv`, the best N and
+    epochs for U, and, with the runs, `minima.csv`, where each curve itself is lowest. The same law
+    gives the same bytes each time.
     """
     from analysis.latex import law_latex
 
@@ -95,6 +99,10 @@ def export_law(
 
         paths.append(_write_csv(prediction_table(law.state, runs), target / "predictions.csv"))
         figures = save_figures(law.state, target / "figures", runs, target_flops, FIGURE_SUFFIXES)
+        if law.state.law.needs_unique and "trajectory" in runs:
+            minima = curve_minima(runs)
+            repeated = [*minima_lines(minima), *repeated]
+            paths.append(_write_csv(minima, target / "minima.csv"))
         if law.state.law.needs_unique:
             figures += _repeated_figures(law.state, runs, levels, target / "figures")
         shown = {_CAPTIONS[p.stem]: f"figures/{p.name}" for p in figures if p.suffix == ".png"}
@@ -108,10 +116,12 @@ def _repeated_figures(
     state: LawState, runs: pd.DataFrame, levels: list[float], folder: Path
 ) -> list[Path]:
     from analysis.drawing import save_figure
-    from analysis.repeated_figures import data_value_figure, epochs_figure
+    from analysis.repeated_figures import data_value_figure, epochs_figure, minima_figure
 
     grid = np.geomspace(levels[0], levels[-1], 9).tolist()
     figures = {"epochs": epochs_figure(state, runs), "data_value": data_value_figure(state, grid)}
+    if "trajectory" in runs:
+        figures["minima"] = minima_figure(state, runs)
     return [
         save_figure(figure, folder / f"{name}.{suffix}")
         for name, figure in figures.items()

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 from matplotlib import ticker
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 
 from analysis.drawing import (
@@ -12,7 +13,9 @@ from analysis.drawing import (
     BAND,
     INK,
     MUTED,
+    canvas,
     dress,
+    legend,
     new_figure,
     quantities,
     shades_of,
@@ -21,6 +24,8 @@ from analysis.drawing import (
 from analysis.epochs import allocate_data
 from analysis.errors import AllocationError
 from analysis.fitting.result import Fit
+from analysis.laws.data_search import best_epochs
+from analysis.minima import NOT_REACHED, TURNED, curve_minima
 from analysis.state import LawState
 from analysis.units import format_quantity
 
@@ -67,13 +72,69 @@ def epochs_figure(fit: Fit | LawState, runs: pd.DataFrame | None = None) -> Figu
                     edgecolor=colour, lw=1.1, zorder=4,
                 )  # fmt: skip
         axes.set_xscale("log")
-        axes.xaxis.set_major_formatter(quantities())
-        axes.xaxis.set_minor_formatter(ticker.NullFormatter())
+        _decades(axes.xaxis)
         axes.set_xlabel("epochs")
         axes.set_ylabel("loss (nats per token)" if number % columns == 0 else "")
         axes.legend(fontsize=6.5, frameon=False)
         title(axes, f"U = {format_quantity(unique)} unique tokens")
     return figure
+
+
+def minima_figure(state: LawState, runs: pd.DataFrame) -> Figure:
+    """Draw where each curve itself is lowest against N, a colour for each U, and the law's lines.
+
+    Bars are 90 % intervals; a triangle stands at the last epoch of a curve that never rose, whose
+    minimum lies above it, and an open circle is of one that rose by less than the margin.
+
+    Args:
+        state: a law of repeated data.
+        runs: the runs, with their trajectories.
+    """
+    minima = curve_minima(runs)
+    figure, axes = canvas(6.4, 4.2)
+    if minima.empty:
+        return figure
+    levels = np.unique(minima["unique_tokens"].to_numpy(dtype=np.float64))
+    shade = shades_of(levels)
+    x = np.geomspace(minima["params"].min() / 1.1, minima["params"].max() * 1.1, 40)
+    for number, unique in enumerate(levels):
+        colour = shade(np.array([unique]))[0]
+        # Side by side, so that bars of one N do not hide each other.
+        beside = 1.012 ** (number - (len(levels) - 1) / 2)
+        limits = best_epochs(
+            state.law, np.tile(state.theta, (x.size, 1)), np.log(x), float(np.log(unique))
+        )
+        axes.plot(x, np.exp(limits.log_epochs), color=colour, lw=1.1, alpha=0.8)
+        for row in minima[minima["unique_tokens"] == unique].itertuples():
+            if row.shape == NOT_REACHED:
+                axes.scatter(
+                    row.params * beside, row.last, marker="^", s=34, facecolor="none",
+                    edgecolor=colour,
+                )  # fmt: skip
+                continue
+            high = row.last if np.isnan(row.epochs_high) else row.epochs_high
+            place = row.params * beside
+            axes.plot([place, place], [row.epochs_low, high], color=colour, lw=1.0, alpha=0.6)
+            face = colour if row.shape == TURNED else "white"
+            axes.scatter(place, row.epochs, s=26, facecolor=face, edgecolor=colour, zorder=3)
+        label = f"U {format_quantity(unique)}"
+        axes.scatter([], [], s=26, color=colour, label=label)
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    _decades(axes.xaxis)
+    _decades(axes.yaxis)
+    axes.set_xlabel("parameters $N$")
+    axes.set_ylabel("epochs at which the loss is lowest")
+    legend(axes, "upper right")
+    title(axes, "Where the curves are lowest; lines: the law")
+    return figure
+
+
+def _decades(axis: Axis) -> None:
+    """Label 1, 2 and 5 of each decade: a range of epochs or sizes seldom spans two."""
+    axis.set_major_locator(ticker.LogLocator(subs=(1.0, 2.0, 5.0)))
+    axis.set_major_formatter(quantities())
+    axis.set_minor_formatter(ticker.NullFormatter())
 
 
 def data_value_figure(state: LawState, levels: Sequence[float]) -> Figure:

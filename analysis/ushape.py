@@ -6,7 +6,8 @@ same sequences under the same noise, so the error of their difference is far sma
 either loss.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -19,6 +20,18 @@ DEVIATIONS = 3.0
 
 SECOND_DESCENT = "second_descent"
 """What the column `regime` says of rows past the peak of a curve that falls again."""
+
+
+def curve_of(rows: Iterable[Mapping[str, Any]]) -> tuple[list[float], list[float]]:
+    """Return the losses of observations and their paired standard errors, 0 where not known.
+
+    Args:
+        rows: `loss` and perhaps `loss_stderr_paired` of each, in the order of their epochs; those
+            without a loss are passed by.
+    """
+    seen = [row for row in rows if row["loss"] is not None]
+    errors = [float(row.get("loss_stderr_paired") or 0.0) for row in seen]
+    return [float(row["loss"]) for row in seen], errors
 
 
 def past_minimum(
@@ -50,6 +63,26 @@ def past_minimum(
         for loss, low, error in zip(losses[1:], lowest[:-1], errors[1:], strict=True)
     ]
     return all(risen[-points:])
+
+
+def done_after(
+    losses: Sequence[float],
+    errors: Sequence[float],
+    *,
+    margin: float = MARGIN,
+    deviations: float = DEVIATIONS,
+    points: int = 2,
+) -> int | None:
+    """Return how many of a curve's losses show it past its minimum, or None where all do not.
+
+    Arguments as those of `past_minimum`.
+    """
+    for count in range(points + 1, len(losses) + 1):
+        if past_minimum(
+            losses[:count], errors[:count], margin=margin, deviations=deviations, points=points
+        ):
+            return count
+    return None
 
 
 def second_descent(

@@ -7,9 +7,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from analysis.epochs import EpochsLimit, allocate_data, epochs_limit
 from analysis.errors import AllocationError
+from analysis.minima import NOT_REACHED, minima_trend
 from analysis.state import LawState
 from analysis.units import format_quantity
 
@@ -121,6 +123,52 @@ def repeated_lines(
             f"| {f'{beyond:.2g} decades' if beyond > 0 else ''} |"
         )
     return [*lines, ""]
+
+
+def minima_lines(minima: pd.DataFrame) -> list[str]:
+    """Return in Markdown where each curve is lowest, and how that moves with U and N.
+
+    Args:
+        minima: of `analysis.minima.curve_minima`.
+    """
+    if minima.empty:
+        return []
+    lines = [
+        "## Repeated data: where the curves are lowest, without the law",
+        "",
+        "Of each trajectory alone: a cubic through the observations near its lowest; 90 % "
+        "intervals.",
+        "",
+        "| N | U | epochs seen | lowest at | its loss | at the last | |",
+        "| ---: | ---: | ---: | ---: | ---: | ---: | --- |",
+    ]
+    for row in minima.itertuples():
+        if row.shape == NOT_REACHED:
+            place = f"above {row.epochs_low:.3g}"
+        else:
+            high = "?" if np.isnan(row.epochs_high) else f"{row.epochs_high:.3g}"
+            place = f"{row.epochs:.3g} ({row.epochs_low:.3g} to {high})"
+        lines.append(
+            f"| {format_quantity(row.params)} | {format_quantity(row.unique_tokens)} "
+            f"| {row.first:.3g} to {row.last:.3g} | {place} | {row.lowest:.3f} "
+            f"| {row.rise:+.1%} | {row.shape} |"
+        )
+    return [*lines, "", trend_words(minima), ""]
+
+
+def trend_words(minima: pd.DataFrame) -> str:
+    """Return a sentence on how the curves' minima move with U and N."""
+    trend = minima_trend(minima)
+    if trend is None:
+        return "Too few curves turned to say how their minima move with U and N."
+    grows, falls = (
+        f"{e.value:.2f} ({e.low:.2f} to {e.high:.2f})"
+        for e in (trend.with_unique, trend.with_params)
+    )
+    return (
+        f"Over the {trend.count} that turned the minimum goes as U^m / N^k with m = {grows} and "
+        f"k = {falls}, scattering by a factor of {np.exp(trend.scatter):.2f}."
+    )
 
 
 def _epochs_cell(row: Mapping[str, Any]) -> str:

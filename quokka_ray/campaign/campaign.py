@@ -136,7 +136,7 @@ class Campaign:
         limit = self.study.budget.trials
         if limit is not None and len(self.ledger.trajectories) >= limit:
             return self._idle()
-        if self.account.available < self.menu.smallest_cost:
+        if not self._can_buy():
             return self._idle()
         return self._start(self._plan((propose or self.propose)()))
 
@@ -242,8 +242,9 @@ class Campaign:
             kind = "reached"
         elif limit is not None and len(self.ledger.trajectories) >= limit:
             kind = "trials"
-        elif self.account.available < self.menu.smallest_cost:
-            kind = "budget"
+        elif not self._can_buy():
+            cheapest = self.menu.smallest_cost
+            kind = "budget" if self.account.available < cheapest else "remainder"
         return ending(kind, self.fit, self._trust, self._states, self.study.target)
 
     @property
@@ -271,6 +272,9 @@ class Campaign:
         return self.ledger.runs()
 
     # Inside
+
+    def _can_buy(self) -> bool:
+        return self._steering.can_buy(self._states, self.account.available)
 
     @property
     def _states(self) -> list[TrajectoryState]:

@@ -18,8 +18,8 @@ from quokka_ray.study.path import path_steps
 FEWEST_POINTS = 4
 """Observations that a curve needs before it can show a minimum past which two lie."""
 
-_EPOCHS_APART = 2.0
-"""Of the largest epochs that a trajectory over one (N, U) can be bought for."""
+_EPOCHS_APART = 2.0**0.5
+"""Between the last epochs that a trajectory over one (N, U) can be bought for."""
 
 
 class DataMenu:
@@ -92,12 +92,11 @@ class DataMenu:
         """Return the trajectories that cost at most `flops`; columns as those of `table`."""
         return self.table[self.table["cost"] <= flops].reset_index(drop=True)
 
-    def longest(self, flops: float) -> pd.DataFrame:
-        """Return for each (N, U) the trajectory of most epochs that costs at most `flops`."""
-        fits = self.affordable(flops).sort_values("epochs", kind="stable")
-        return fits.drop_duplicates(["params", "unique_tokens"], keep="last").reset_index(
-            drop=True
-        )
+    @property
+    def middle(self) -> tuple[float, float]:
+        """N and U in the middle of what may be bought, on a logarithmic scale."""
+        sizes, levels = list(self.rungs), self.unique_levels
+        return math.sqrt(sizes[0] * sizes[-1]), math.sqrt(levels[0] * levels[-1])
 
     def _point_steps(self, steps: int, unique_tokens: int) -> tuple[int, ...]:
         ratio = self._search.observation_ratio

@@ -1,9 +1,14 @@
 """Steering a search over repeated data: which (N, U) to train next, and to how many epochs.
 
-A start that fills the space of ln N and ln U comes first. Then the law of all runs so far says
-where the curve of each candidate would turn and end early, what its observations up to there
-would tell of the answers at the target's unique tokens, and what they would cost; the candidate
-that tells most per FLOP is bought. What is reserved is the price of the whole trajectory.
+A curve tells most once it has turned, and ends soon after, so each trajectory is planned long
+enough to turn: to the epochs by which its curve is done with probability `LONG_ENOUGH`, by all
+curves so far (`analysis/turning.py`). The price of that is reserved; what is expected to be
+spent is that of the epochs it should need. A place where the budget holds no plan that is more
+likely than not to turn is left alone.
+
+A start that fills the space of ln N and ln U comes first, its cheapest trajectories before the
+dear ones. Then the law of all runs says what the observations of each candidate would tell of the
+answers at the target's unique tokens, and the one that tells most per FLOP is bought.
 """
 
 from collections.abc import Sequence
@@ -15,16 +20,24 @@ from analysis.data_design import spread_over, target_gradients, trajectory_gains
 from analysis.fitting.fit import Fit
 from analysis.laws.base import FloatArray, Points
 from analysis.steering.places import Trajectories
-from analysis.ushape import past_minimum
+from analysis.turning import Curve, Turning
+from analysis.ushape import curve_of, done_after
 from quokka_ray.campaign.beliefs import Predicted
 from quokka_ray.campaign.data_menu import DataMenu
-from quokka_ray.campaign.factors import Scored, suggest_factors, weights_of
+from quokka_ray.campaign.factors import scored_of, suggest_factors, weights_of
 from quokka_ray.campaign.ledger import TrajectoryState
-from quokka_ray.campaign.steering import DIVERGED_EXCESS, Proposal
+from quokka_ray.campaign.steering import Proposal
 from quokka_ray.study.config import StudyConfig
+from quokka_ray.study.search import EarlyEnd
 
 START_TRAJECTORIES = 6
 """Trajectories of the start: the corners of the space and two between them."""
+
+LONG_ENOUGH = 0.95
+"""Probability with which a curve should be done within what it is planned for."""
+
+WORTH_BUYING = 0.5
+"""And the least with which it is bought: the last of a budget buys what turns, or nothing."""
 
 COST_EXPONENT = 0.4
 """A candidate's gain is divided by its cost to this power: under 1, so that a few long
@@ -49,10 +62,12 @@ class DataSteering:
     def __init__(self, study: StudyConfig, menu: DataMenu) -> None:
         self._study = study
         self._menu = menu
-        # About half of a trajectory's price comes back when it ends early.
-        share = 2 * study.search.initial_fraction * study.budget.flops / START_TRAJECTORIES
-        longest = menu.longest(max(share, menu.smallest_cost))
-        self.start = spread_over(longest, START_TRAJECTORIES)
+        self._rule = study.search.early_end or EarlyEnd()
+        self.start = self._start()
+
+    def can_buy(self, states: Sequence[TrajectoryState], available: float) -> bool:
+        """Return whether any trajectory is worth its price; arguments as those of `propose`."""
+        return not self.candidates(states, available).empty
 
     def propose(
         self,
@@ -64,7 +79,7 @@ class DataSteering:
         row, reason = self._place(states, guide, available)
         factors = suggest_factors(
             self._study.search,
-            self._scored(states, guide),
+            scored_of(states, guide, [float(each.planned["lr_factor"]) for each in states]),
             seed=self._study.seed * 1_000_003 + len(states),
             weights=self._study.corpus.searched_weights,
         )
@@ -88,15 +103,95 @@ class DataSteering:
             weights=weights_of(factors, self._study.corpus.searched_weights),
         )
 
+    def turning(self, states: Sequence[TrajectoryState]) -> Turning:
+        """Return after how many epochs curves are done, by all that were observed so far."""
+        rule, curves = self._rule, []
+        for state in states:
+            seen = [row for row in state.observations if row["loss"] is not None]
+            if not seen:
+                continue
+            count = done_after(
+                *curve_of(seen),
+                margin=rule.margin,
+                deviations=rule.deviations,
+                points=rule.points,
+            )
+            unique = state.config.unique_tokens
+            epochs = seen[(count or len(seen)) - 1]["tokens"] / unique
+            curves.append(Curve(state.config.params, unique, epochs, count is not None))
+        return Turning.of(*self._menu.middle, curves)
+
+    def candidates(self, states: Sequence[TrajectoryState], available: float) -> pd.DataFrame:
+        """Return the trajectories worth buying, one for each (N, U) at most.
+
+        Each is the shortest that is long enough to turn, or what comes nearest to it; where even
+        the longest that the study allows would rarely turn, that one counts as worth buying.
+
+        Args:
+            states: Every trajectory planned so far.
+            available: Exact FLOPs that one may cost.
+
+        Returns:
+            Columns of the menu's table; `chance`, of turning within it; `done`, the epochs by
+            which it is done as likely as not, and `usual`, what it has cost then; `expected`, what
+            it costs in the mean. None of them is more than the plan's own.
+        """
+        turning, table = self.turning(states), self._menu.table
+        place = ["params", "unique_tokens"]
+        n, u = (table[name].to_numpy(np.float64) for name in place)
+        enough = table["epochs"] >= turning.quantile(n, u, LONG_ENOUGH)
+        shortest = table["epochs"].where(enough).groupby([table[name] for name in place])
+        used = turning.expected(n, u, table["epochs"])
+        done = np.minimum(turning.quantile(n, u, 0.5), table["epochs"])
+        if self._study.search.early_end is None:
+            used = done = table["epochs"]
+        table = table.assign(
+            chance=turning.chance(n, u, table["epochs"]),
+            done=done,
+            usual=table["cost"] * done / table["epochs"],
+            expected=table["cost"] * used / table["epochs"],
+            longest=table["epochs"] == table.groupby(place)["epochs"].transform("max"),
+        )[~enough | (table["epochs"] == shortest.transform("min"))]
+        table = table[table["cost"] <= available].sort_values("epochs", kind="stable")
+        table = table.drop_duplicates(place, keep="last").sort_index()
+        worth = table[(table["chance"] >= WORTH_BUYING) | table["longest"]]
+        if worth.empty and len(states) < START_TRAJECTORIES:
+            # A budget too small for curves that turn still gets its start, as far as it goes.
+            worth = table if all(state.ended for state in states) else worth
+        return worth.drop(columns="longest").reset_index(drop=True)
+
+    def _start(self) -> pd.DataFrame:
+        """Return the start as it looks before anything has turned, the cheapest first."""
+        allowance = self._study.search.initial_fraction * self._study.budget.flops
+        table = self.candidates([], self._study.budget.flops)
+        turns = table[table["chance"] >= WORTH_BUYING]
+        table = (table if turns.empty else turns).sort_values("usual", kind="stable")
+        # The dearest places go first, until what spreads over the others fits.
+        for count in range(len(table), 0, -1):
+            start = spread_over(table.head(count).reset_index(drop=True), START_TRAJECTORIES)
+            if count <= START_TRAJECTORIES or start["usual"].sum() <= allowance:
+                break
+        return start.sort_values("usual", kind="stable").reset_index(drop=True)
+
+    def outlook(self) -> tuple[int, int]:
+        """Return the fewest and the most trajectories that the start may leave money for."""
+        left = self._study.budget.flops - float(self.start["usual"].sum())
+        usual = self.candidates([], self._study.budget.flops)["usual"]
+        if usual.empty or left <= 0:
+            return 0, 0
+        return int(left // usual.max()), int(left // usual.min())
+
     def _place(
         self, states: Sequence[TrajectoryState], guide: Fit | None, available: float
     ) -> "tuple[pd.Series[float], str]":
+        candidates = self.candidates(states, available)
         planned = {(state.config.params, state.config.unique_tokens) for state in states}
-        for number, row in self.start.iterrows():
-            there = (int(row["params"]), int(row["unique_tokens"]))
-            if there not in planned and row["cost"] <= available:
-                return self.start.loc[number], "start: fills the space of N and U"
-        candidates = self._menu.affordable(available)
+        for row in self.start.itertuples():
+            there = (candidates["params"] == row.params) & (
+                candidates["unique_tokens"] == row.unique_tokens
+            )
+            if (int(row.params), int(row.unique_tokens)) not in planned and there.any():
+                return candidates[there].iloc[0], "start: fills the space of N and U"
         if guide is None:
             rng = np.random.default_rng([self._study.seed, len(states)])
             return candidates.iloc[int(rng.integers(len(candidates)))], "at random: no law yet"
@@ -107,7 +202,7 @@ class DataSteering:
     ) -> "tuple[pd.Series[float], str]":
         target = self._study.target.unique_tokens
         assert target is not None
-        runs = self.expected(guide, candidates)
+        runs = self.expected(candidates)
         sizes = np.unique(candidates["params"].to_numpy(np.float64))
         epochs = np.geomspace(1.0, self._study.search.max_epochs, 8)
         gradients, tolerances = target_gradients(guide.state, target, sizes, epochs)
@@ -122,66 +217,30 @@ class DataSteering:
             for row in candidates.itertuples()
         ]
         overhead = OVERHEAD_SHARE * float(self._menu.table["cost"].max())
-        scores = gains.sum(axis=1) * _REPEATED ** np.array(times)
+        scores = gains.sum(axis=1) * _REPEATED ** np.array(times) * candidates["chance"].to_numpy()
         scores = scores / (runs.cost + overhead) ** COST_EXPONENT
         best = int(np.argmax(scores))
         cut = float(gains[best].sum() / before.sum())
         spent = runs.cost[best] / self._study.budget.flops
-        ends = np.exp(runs.take([best]).points.log_tokens[-1])
-        return candidates.iloc[best], (
+        chosen = candidates.iloc[best]
+        return chosen, (
             f"cuts the variance of the answers for {target:.3g} unique tokens by {cut:.0%}, for "
-            f"about {spent:.1%} of the budget: its curve should be done at "
-            f"{ends / candidates['unique_tokens'].iloc[best]:.3g} epochs"
+            f"about {spent:.1%} of the budget: its curve should be done by {chosen['done']:.3g} "
+            "epochs"
         )
 
-    def expected(self, guide: Fit, candidates: pd.DataFrame) -> Trajectories:
-        """Return what the candidates would show and cost were the guide right.
-
-        A curve that turns within its epochs is observed and paid for up to where it ends early.
-        """
-        rule, rows = self._study.search.early_end, []
+    def expected(self, candidates: pd.DataFrame) -> Trajectories:
+        """Return what candidates should show and cost: their points up to where they are done."""
+        ends = self._study.search.early_end is not None
+        rows = []
         for row in candidates.itertuples():
             params, unique = int(row.params), int(row.unique_tokens)
             points = self._menu.points(int(row.tokens), unique)
-            spent = 1.0
-            if rule is not None:
-                loss = _losses(guide, params, points, unique)
-                for count in range(1, len(points)):
-                    if past_minimum(
-                        loss[:count].tolist(),
-                        [0.0] * count,
-                        margin=rule.margin,
-                        points=rule.points,
-                    ):
-                        spent = points[count - 1] / points[-1]
-                        points = points[:count]
-                        break
-            rows.append((params, unique, points, float(row.cost) * spent))
+            if ends:
+                last = sum(point < row.done * unique for point in points) + 1
+                points = points[:last]
+            rows.append((params, unique, points, float(row.expected)))
         return _joined(rows)
-
-    def _scored(self, states: Sequence[TrajectoryState], guide: Fit | None) -> list[Scored]:
-        """Return each trajectory's mean excess over the law, for those that Optuna learns from."""
-        known: dict[str, float] = {}
-        if guide is not None:
-            by_trial = pd.Series(guide.excess).groupby(guide.runs["trajectory"].to_numpy())
-            known = by_trial.mean().to_dict()
-        scored = []
-        for state in states:
-            status = state.ended["status"] if state.ended else None
-            excess = known.get(state.config.id, 0.0) if state.observations else None
-            if status == "diverged":
-                excess = DIVERGED_EXCESS
-            elif excess is None and status is not None:
-                continue
-            factor = float(state.planned["lr_factor"])
-            weights = state.config.mixture or {}
-            scored.append(Scored(factor, state.config.lr_schedule, excess, weights))
-        return scored
-
-
-def _losses(guide: Fit, params: int, points: tuple[int, ...], unique: int) -> FloatArray:
-    there = Points.of(params, np.array(points, dtype=np.float64), unique)
-    return np.exp(guide.law.log_loss(guide.theta, there))
 
 
 def _joined(rows: Sequence[tuple[int, int, tuple[int, ...], float]]) -> Trajectories:

@@ -12,12 +12,13 @@ from quokka_ray.campaign.beliefs import surprise_of
 from quokka_ray.campaign.ledger import TrajectoryState
 from quokka_ray.study.config import TargetConfig
 
-Kind = Literal["going on", "reached", "budget", "trials", "no claim", "stopped"]
+Kind = Literal["going on", "reached", "budget", "remainder", "trials", "no claim", "stopped"]
 
 _WORDS: dict[Kind, str] = {
     "going on": "",
     "reached": "the tolerances are reached",
     "budget": "the budget is spent",
+    "remainder": "what is left of the budget holds no trajectory that would turn",
     "trials": "the limit on trials is reached",
     "no claim": "the law fails",
     "stopped": "stopped from outside",

@@ -14,9 +14,12 @@ from types import MappingProxyType
 from typing import Any, Self
 
 import optuna
+import pandas as pd
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
 from optuna.trial import FrozenTrial, TrialState
 
+from analysis.fitting.fit import Fit
+from quokka_ray.campaign.ledger import TrajectoryState
 from quokka_ray.study.config import Range, SearchConfig
 
 MAX_TOLD = 1000
@@ -24,6 +27,9 @@ MAX_TOLD = 1000
 
 NO_WEIGHTS: Mapping[str, Range] = MappingProxyType({})
 """Of a study whose corpus is no mixture, or has weights that stay."""
+
+DIVERGED_EXCESS = 1.0
+"""What a diverged trial scores: far worse than any that trained."""
 
 STARTUP = 8
 """Trials drawn at random before the tree-structured Parzen estimator has enough to go by."""
@@ -39,6 +45,38 @@ class Scored:
     """ln loss minus ln law(N, D); None while the trial runs."""
     weights: Mapping[str, float] = field(default_factory=dict)
     """Weights of the mixture that are searched, by part."""
+
+
+def scored_of(
+    states: Sequence[TrajectoryState], guide: Fit | None, lr_factors: Sequence[float]
+) -> list[Scored]:
+    """Return what Optuna learns from: not from trajectories that failed or were stopped.
+
+    Args:
+        states: Every trajectory planned so far.
+        guide: The law whose excess they score; without one the losses of different sizes do not
+            compare, and all score alike.
+        lr_factors: Their learning rates over that law's.
+    """
+    excess: dict[str, float] = {}
+    if guide is not None:
+        # Observations of one trial share its rate and schedule, and score together.
+        by_trial = pd.Series(guide.excess).groupby(guide.runs["trajectory"].to_numpy())
+        excess = by_trial.mean().to_dict()
+    scored = []
+    for state, factor in zip(states, lr_factors, strict=True):
+        config = state.config
+        status = state.ended["status"] if state.ended else None
+        if status == "diverged":
+            score: float | None = DIVERGED_EXCESS
+        elif state.observations:
+            score = excess.get(config.id, 0.0)
+        elif status is None:
+            score = None
+        else:
+            continue
+        scored.append(Scored(factor, config.lr_schedule, score, config.mixture or {}))
+    return scored
 
 
 class _Told(FrozenTrial):

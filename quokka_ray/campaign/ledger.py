@@ -16,7 +16,7 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.ushape import SECOND_DESCENT, second_descent
+from analysis.ushape import SECOND_DESCENT, curve_of, second_descent
 from quokka_ray.errors import ConfigurationError, MachineError
 from quokka_ray.study.trajectory import TrajectoryConfig
 
@@ -292,8 +292,7 @@ def _run_rows(state: TrajectoryState) -> list[dict[str, Any]]:
         rows.append(_run_row(config, ended, ended["status"]))
     if config.tokens > config.unique_tokens:
         marked = [row for row in rows if row["loss"] is not None]
-        errors = [row["loss_stderr_paired"] or 0.0 for row in marked]
-        first = second_descent([row["loss"] for row in marked], errors)
+        first = second_descent(*curve_of(marked))
         for row in marked[first:] if first is not None else ():
             row["regime"] = SECOND_DESCENT
     for name in ("flops_spent", "device_seconds"):

@@ -18,7 +18,7 @@ from analysis.fitting.fit import Fit
 from analysis.laws.base import FloatArray
 from analysis.steering.choosing import Account, Choice, choose
 from quokka_ray.campaign.beliefs import Beliefs, Predicted
-from quokka_ray.campaign.factors import Scored, suggest_factors, weights_of
+from quokka_ray.campaign.factors import Scored, scored_of, suggest_factors, weights_of
 from quokka_ray.campaign.ledger import TrajectoryState
 from quokka_ray.campaign.menu import LEVELS_PER_DECADE, Menu
 from quokka_ray.study.config import LRScheduleName, StudyConfig
@@ -28,9 +28,6 @@ START_SIZES = 6
 
 START_LEVELS = LEVELS_PER_DECADE // 2
 """The start takes every so manieth level of the menu: two in a factor of ten."""
-
-DIVERGED_EXCESS = 1.0
-"""What a diverged trial scores: far worse than any that trained."""
 
 LR_TRUST = 30.0
 """A learning-rate law that leaves the stated rate by more than this factor is not followed."""
@@ -130,6 +127,10 @@ class Steering:
             predicted=self._predict(states, guide, params, tokens, lr, schedule),
             weights=weights_of(factors, self._study.corpus.searched_weights),
         )
+
+    def can_buy(self, states: Sequence[TrajectoryState], available: float) -> bool:
+        """Return whether any run is worth its price; arguments as those of `propose`."""
+        return available >= self._menu.smallest_cost
 
     def started(self, states: Sequence[TrajectoryState]) -> bool:
         """Return whether the start is over: its runs, and the one that tests its law."""
@@ -251,29 +252,9 @@ class Steering:
         return np.clip(fitted, prior / LR_TRUST, prior * LR_TRUST)
 
     def _scored(self, states: Sequence[TrajectoryState], guide: Fit | None) -> list[Scored]:
-        """Return what Optuna learns from: not from trajectories that failed or were stopped."""
-        excess: dict[str, float] = {}
-        if guide is not None:
-            # Observations of one trial share its rate and schedule, and score together.
-            by_trial = pd.Series(guide.excess).groupby(guide.runs["trajectory"].to_numpy())
-            excess = by_trial.mean().to_dict()
         configs = [state.config for state in states]
         centers = self._lr_centers(
             guide, [config.params for config in configs], [config.tokens for config in configs]
         )
-        scored = []
-        for state, center in zip(states, centers.tolist(), strict=True):
-            config = state.config
-            status = state.ended["status"] if state.ended else None
-            if status == "diverged":
-                score: float | None = DIVERGED_EXCESS
-            elif state.observations:
-                # Without a law the losses of different sizes do not compare: all score alike.
-                score = excess.get(config.id, 0.0)
-            elif status is None:
-                score = None
-            else:
-                continue
-            weights = config.mixture or {}
-            scored.append(Scored(config.lr / center, config.lr_schedule, score, weights))
-        return scored
+        rates = np.array([config.lr for config in configs])
+        return scored_of(states, guide, (rates / centers).tolist())

@@ -4,7 +4,7 @@ import argparse
 import json
 import shlex
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from analysis.units import format_quantity
 from quokka_ray.campaign.menu import Rung
@@ -12,6 +12,9 @@ from quokka_ray.cli.output import note, say
 from quokka_ray.study.config import StudyConfig
 from quokka_ray.study.folder import StudyFolder, saved_study
 from quokka_ray.study.loader import load_study
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 def add_verbs(verbs: Any) -> None:
@@ -77,12 +80,14 @@ def _add_execution(parser: argparse.ArgumentParser) -> None:
 def run_plan(options: argparse.Namespace) -> int:
     """Print the start, its price, and how many runs the budget holds."""
     from quokka_ray.campaign.campaign import steering_of
+    from quokka_ray.campaign.data_steering import DataSteering
     from quokka_ray.cluster.driver import prepare_study
     from quokka_ray.training.memory import gib
 
     study = load_study(options.study, options.overrides)
     prepared = prepare_study(study, note)
-    menu, start = prepared.menu, steering_of(study, prepared.menu).start
+    menu, steering = prepared.menu, steering_of(study, prepared.menu)
+    start = steering.start
     sizes = list(menu.rungs.values())
     left = study.budget.flops - float(start["cost"].sum())
     largest = float(menu.table["cost"].max())
@@ -106,6 +111,14 @@ def run_plan(options: argparse.Namespace) -> int:
         "trials_at_least": len(start) + int(left // largest),
         "trials_at_most": len(start) + int(left // menu.smallest_cost),
     }
+    if isinstance(steering, DataSteering):
+        fewest, most = steering.outlook()
+        answer |= {
+            # What is reserved comes back where a curve ends early: it is not what a start costs.
+            "start_flops": float(start["usual"].sum()),
+            "trials_at_least": len(start) + fewest,
+            "trials_at_most": len(start) + most,
+        }
     if options.json:
         say(json.dumps(answer))
         return 0
@@ -118,26 +131,40 @@ def run_plan(options: argparse.Namespace) -> int:
     say(f"memory   a step of the largest holds {gib(whole)} with its {batch} sequences at once, "
         f"{gib(alone)} one by one")  # fmt: skip
     say(f"runs     from {menu.smallest_cost:.3g} to {largest:.3g} FLOPs each")
-    say(f"\nthe start: {len(start)} runs, {answer['start_flops'] / study.budget.flops:.0%} "
+    about = "about " if study.search.repeats else ""
+    say(f"\nthe start: {len(start)} runs, {about}{answer['start_flops'] / study.budget.flops:.0%} "
         "of the budget")  # fmt: skip
     if study.search.observations > 1:
         say(f"each is observed {study.search.observations} times: at D, and before that at "
             f"1/{study.search.observation_ratio:g} of the next")  # fmt: skip
     if study.search.repeats:
-        say("each is observed along its epochs, and ends once its loss has turned for good; what "
-            "it does not spend buys more")  # fmt: skip
-        say(f"{'params':>10} {'unique':>10} {'epochs':>8} {'FLOPs':>10}")
+        _say_repeated_start(start)
     else:
         say(f"{'params':>10} {'tokens':>10} {'D/N':>8} {'FLOPs':>10}")
-    for row in start.itertuples():
-        repeats = study.search.repeats
-        data = row.unique_tokens if repeats else row.tokens
-        ratio = row.epochs if repeats else row.tokens / row.params
-        say(f"{format_quantity(row.params):>10} {format_quantity(data):>10} "
-            f"{ratio:>8.1f} {row.cost:>10.3g}")  # fmt: skip
-    say(f"\nthen the law steers: {answer['trials_at_least'] - len(start)} to "
-        f"{answer['trials_at_most'] - len(start)} more runs, as it turns out")  # fmt: skip
+        for row in start.itertuples():
+            say(f"{format_quantity(row.params):>10} {format_quantity(row.tokens):>10} "
+                f"{row.tokens / row.params:>8.1f} {row.cost:>10.3g}")  # fmt: skip
+    fewest, most = (answer[f"trials_at_{end}"] - len(start) for end in ("least", "most"))
+    guessed = " if the guess holds" if study.search.repeats else ", as it turns out"
+    say(f"\nthen the law steers: {fewest} to {most} more runs{guessed}")
     return 0
+
+
+def _say_repeated_start(start: "pd.DataFrame") -> None:
+    """Print the start of a search of repeated data: what is planned, and what it should take."""
+    say("each is observed along its epochs, and ends once its loss has turned for good; what it "
+        "does not spend buys more.\nBy a first guess, which each curve that ends corrects:"
+        )  # fmt: skip
+    head = ("params", "unique", "done by", "FLOPs", "at most", "FLOPs")
+    say(
+        " ".join(
+            f"{name:>{width}}" for name, width in zip(head, (10, 10, 12, 10, 12, 10), strict=True)
+        )
+    )
+    for row in start.itertuples():
+        say(f"{format_quantity(row.params):>10} {format_quantity(row.unique_tokens):>10} "
+            f"{row.done:>5.0f} epochs {row.usual:>10.3g} {row.epochs:>5.0f} epochs "
+            f"{row.cost:>10.3g}")  # fmt: skip
 
 
 def _target(study: StudyConfig) -> str:

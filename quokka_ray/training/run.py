@@ -20,7 +20,7 @@ from typing import Literal
 
 import torch
 
-from analysis.ushape import past_minimum
+from analysis.ushape import curve_of, past_minimum
 from quokka_ray.corpus.remote import open_corpus
 from quokka_ray.corpus.store import TokenCorpus
 from quokka_ray.model.counts import evaluation_flops, training_flops
@@ -305,10 +305,8 @@ class _Run:
     def _past_minimum(self) -> bool:
         """Return whether its own observations say that it may end; the same on every resume."""
         rule = self.config.early_end
-        seen = [row for row in self.observed if row["loss"] is not None]
         return rule is not None and past_minimum(
-            [row["loss"] for row in seen],
-            [row.get("loss_stderr_paired") or 0.0 for row in seen],
+            *curve_of(self.observed),
             margin=rule.margin,
             deviations=rule.deviations,
             points=rule.points,

@@ -8,7 +8,7 @@ import pytest
 
 from analysis.errors import RunTableError
 from analysis.runs import count_rejected, validate_runs
-from analysis.ushape import mark_second_descents, past_minimum, second_descent
+from analysis.ushape import done_after, mark_second_descents, past_minimum, second_descent
 
 DATA = Path(__file__).parents[2].parent / "shared" / "data" / "quokka_data_constrained.csv"
 EPOCHS = 2.0 ** np.arange(0, 10, 0.5)
@@ -22,10 +22,12 @@ def curve(rng: np.random.Generator, noise: float, turn: float = 32.0) -> np.ndar
 
 def ends(losses: np.ndarray, errors: np.ndarray) -> int | None:
     """Return how many observations are made before the rule ends the curve."""
-    for count in range(1, len(losses) + 1):
-        if past_minimum(losses[:count].tolist(), errors[:count].tolist()):
-            return count
-    return None
+    count = done_after(losses.tolist(), errors.tolist())
+    shown = [
+        past_minimum(losses[:n].tolist(), errors[:n].tolist()) for n in range(losses.size + 1)
+    ]
+    assert count == (shown.index(True) if any(shown) else None)
+    return count
 
 
 @pytest.mark.parametrize("seed", range(10))

@@ -32,6 +32,7 @@ STUDY = {
         "tokens_per_param": {"low": 0.1, "high": 10000},
         "lr_factor": {"low": 1, "high": 1},
         "lr_schedule": "constant",
+        "initial_fraction": 0.8,
     },
     "budget": {"flops": 1.2e13},
     "target": {"unique_tokens": 32768},
@@ -154,7 +155,7 @@ def test_a_search_finds_how_many_epochs_help(folder):
     trained = run(campaign)
     assert campaign.ask() is Answer.DONE
     account = campaign.account
-    assert account.cap - campaign.menu.smallest_cost < account.spent <= account.cap
+    assert 0.8 * account.cap < account.spent <= account.cap
     start = {(t.params, t.unique_tokens) for t in trained[:6]}
     assert len(start) == 6
     assert {t.unique_tokens for t in trained[:6]} == {4096, 8192, 16384}
@@ -163,7 +164,7 @@ def test_a_search_finds_how_many_epochs_help(folder):
     ended_early = {t.id for t in trained if last[t.id] < t.tokens}
     # Judged by the truth without noise: who clearly turned before the last point ends early, and
     # nobody who did not turn by nearly the margin.
-    assert ended_early
+    assert len(ended_early) >= 0.8 * len(trained)
     assert {t.id for t in trained if turns(t, 0.03)} <= ended_early
     assert ended_early <= {t.id for t in trained if turns(t, 0.01)}
     assert runs["flops_spent"].sum() == pytest.approx(account.spent)
@@ -177,11 +178,65 @@ def test_a_search_finds_how_many_epochs_help(folder):
         assert np.abs(np.log(found / truth)).max() < 0.03
 
 
+@pytest.mark.parametrize("seed", [1, 2])
+def test_most_trajectories_turn_and_two_at_once_never_overrun_the_budget(seed, folder):
+    config = study(search={"observation_ratio": 1.414}).model_copy(update={"seed": seed})
+    campaign = open_campaign(config, folder)
+    # No law is needed for it: without one the rest is bought at random.
+    campaign._laws.refit_guide = lambda runs: None
+    flying, turned, trained = [], 0, 0
+    while True:
+        answer = campaign.ask() if len(flying) < 2 else None
+        if isinstance(answer, TrajectoryConfig):
+            flying.append(answer)
+            assert campaign.account.committed <= campaign.account.cap
+        elif flying:
+            config = flying.pop(0)
+            for row in rows_of(config):
+                campaign.tell(row)
+            campaign.returned(config.id)
+            seen = campaign.ledger.trajectories[config.id].observations
+            trained, turned = trained + 1, turned + (len(seen) < len(config.points))
+        else:
+            break
+    assert campaign.account.spent <= campaign.account.cap
+    assert trained >= 7
+    assert turned >= 0.8 * trained
+    left = campaign.account.available
+    spent = "the budget is spent" if left < campaign.menu.smallest_cost else "that would turn"
+    assert spent in campaign.ending.words
+
+
+def test_the_rest_of_a_budget_that_holds_no_curve_that_turns_is_left(folder):
+    steering = open_campaign(study(), folder)._steering
+    assert len(steering.start) == 6
+    assert (steering.start["usual"].diff().dropna() >= 0).all()
+    whole = steering.candidates([], 1.2e13)
+    assert not whole.duplicated(["params", "unique_tokens"]).any()
+    assert (whole["usual"] <= whole["cost"]).all()
+    assert (whole["expected"] <= whole["cost"]).all()
+    poor = steering.candidates([], 1.2e12)
+    # What is left is only offered where it is long enough, or all that the study allows.
+    both = poor.merge(whole, on=["params", "unique_tokens"], suffixes=("", "_whole"))
+    short = both[both["epochs"] < both["epochs_whole"]]
+    assert (short["chance"] >= 0.5).all()
+    assert len(poor) < len(whole)
+
+
+def test_a_budget_too_small_for_any_curve_to_turn_still_gets_its_start(folder):
+    config = study(budget={"flops": 4e11})
+    campaign = open_campaign(config, folder)
+    trained = run(campaign)
+    assert 1 <= len(trained) <= 6
+    assert campaign.account.spent <= 4e11
+
+
 def test_what_an_early_end_leaves_comes_back_and_a_resume_knows_it(folder):
     campaign = open_campaign(study(), folder)
     run(campaign, 3)
     states = campaign.ledger.trajectories
     early = [s for s in states.values() if len(s.observations) < len(s.config.points)]
+    assert len(early) == 3
     state, config = early[0], early[0].config
     assert projected_flops(state) == state.flops_spent < config.flops_exact
     assert campaign.account.committed == sum(each.flops_spent for each in states.values())
@@ -196,11 +251,14 @@ def test_what_an_early_end_leaves_comes_back_and_a_resume_knows_it(folder):
 
 
 def test_the_same_ledger_gives_the_same_next_trajectory(folder, tmp_path):
-    campaign = open_campaign(study(), folder)
-    run(campaign, 7)
+    rich = study(budget={"flops": 4e13})
+    campaign = open_campaign(rich, folder)
+    run(campaign, 5)
+    assert campaign.propose().reason.startswith("start")
+    run(campaign, 1)
     first = campaign.propose()
     campaign.close()
-    again = open_campaign(study(), folder)
+    again = open_campaign(rich, folder)
     second = again.propose()
     assert (first.params, first.unique_tokens, first.tokens) == (
         second.params,
