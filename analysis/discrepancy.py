@@ -48,12 +48,22 @@ class DiscrepancyPrior:
     """Of ln noise."""
 
 
-def reducible_share(law: Law, theta: FloatArray, points: Points) -> FloatArray:
-    """Return 1 - E / L of one theta at `points`, [S]; 1 for a law without a floor."""
+def reducible_share(
+    law: Law, theta: FloatArray, points: Points, log_loss: FloatArray | None = None
+) -> FloatArray:
+    """Return 1 - E / L of one theta at `points`, [S]; 1 for a law without a floor.
+
+    Args:
+        law: the formula.
+        theta: its parameters, [P].
+        points: [S].
+        log_loss: the law's ln L there, where it is known already.
+    """
     if "floor" not in law.kinds:
         return np.ones(points.log_params.shape)
     floor = theta[law.kinds.index("floor")]
-    return np.maximum(-np.expm1(floor - law.log_loss(theta, points)), _LEAST_SHARE)
+    value = law.log_loss(theta, points) if log_loss is None else log_loss
+    return np.maximum(-np.expm1(floor - value), _LEAST_SHARE)
 
 
 class Kriged(NamedTuple):
@@ -82,6 +92,19 @@ def _square_distance(
     for a, b in zip(first, second, strict=True):
         result += (a[:, None] - b) ** 2
     return result
+
+
+def trajectory_noise(log_tokens: FloatArray) -> FloatArray:
+    """Return the covariance of the noise within T trajectories of K rows each, [T, K, K].
+
+    Per variance of a row; the blocks of `noise_covariance`.
+
+    Args:
+        log_tokens: ln D of the rows, [T, K].
+    """
+    apart = np.abs(log_tokens[:, :, None] - log_tokens[:, None, :])
+    shared = (1.0 - TRAJECTORY_NUGGET) * np.exp(-apart)
+    return np.asarray(shared + TRAJECTORY_NUGGET * np.eye(log_tokens.shape[1]))
 
 
 def noise_covariance(

@@ -17,6 +17,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from analysis.discrepancy import trajectory_noise
+from analysis.steering.belief import Belief
+from analysis.steering.choosing import Account, Market, choose
+from analysis.steering.goals import Optimum
+from analysis.steering.places import Trajectories, taken
+from analysis.steering.posterior import Observed
+
 OURS = (0.1, 0.14, 0.2, 0.3, 0.4, 0.6, 0.8, 1.2, 1.7, 2.0)
 SHORT = (0.1, 0.14, 0.2, 0.3, 0.4)
 RIVALS = (*OURS, 2.8, 4.0, 5.6, 8.0, 11.0, 15.0, 20.0)
@@ -56,41 +63,53 @@ def run(tasks: list[tuple], function, jobs: int, path: Path) -> None:  # type: i
 
 def step() -> None:
     """Print what one step takes: refit of all forms, scores of all candidates, choice."""
-    from steering_surfaces import LARGEST, NOISE, TARGET, chinchilla
+    for observations in (1, 3):
+        market, account, runs, before = _halfway(observations)
+        rng = np.random.default_rng(0)
+        fit, choice = [], []
+        for _ in range(25):
+            began = time.process_time()
+            belief = market.believe(runs, before)
+            fit.append(time.process_time() - began)
+            choose(market, belief, account, rng)
+            choice.append(time.process_time() - began - fit[-1])
+        both = 1e3 * (np.array(fit) + np.array(choice))
+        print(
+            f"200 runs and 2000 candidates of {observations} observations: refit of "
+            f"{len(market.forms)} forms {1e3 * np.median(fit):.1f} ms, scores and choice "
+            f"{1e3 * np.median(choice):.1f}, one step {np.median(both):.1f} ms of CPU (median), "
+            f"{both.min():.1f} (shortest)"
+        )
 
-    from analysis.steering.choosing import Account, Market, choose
-    from analysis.steering.goals import Optimum
-    from analysis.steering.places import Trajectories
-    from analysis.steering.posterior import Observed
+
+def _halfway(observations: int) -> tuple[Market, Account, Observed, Belief]:
+    """Return a search after 200 trunks with cooldowns, and its belief before the last of them."""
+    from steering_surfaces import LARGEST, NOISE, TARGET, chinchilla
 
     work, ratio = np.meshgrid(
         LARGEST * np.geomspace(1e-3, 1.0, 50), np.geomspace(1, 500, 40), indexing="ij"
     )
     params = np.sqrt(work / 6 / ratio).ravel()
-    runs = Trajectories.of(params, params * ratio.ravel(), work.ravel() / LARGEST)
-    market = Market.of(runs, Optimum(TARGET))
-    rng = np.random.default_rng(0)
-    taken = rng.integers(2000, size=200)
-    points = runs.take(taken).points
-    loss = chinchilla(points.log_params, points.log_tokens) + NOISE * rng.standard_normal(200)
-    before = market.believe(
-        Observed(
-            type(points)(points.log_params[:199], points.log_tokens[:199]),
-            loss[:199],
-            np.arange(199),
-        )
+    shares = 0.5 ** np.arange(observations)[::-1]
+    table = pd.DataFrame(
+        {
+            "params": np.repeat(params, observations),
+            "tokens": ((params * ratio.ravel())[:, None] * shares).ravel(),
+            "trajectory": np.repeat(np.arange(params.size), observations),
+            "cost": np.repeat(work.ravel() / LARGEST, observations),
+        }
     )
-    fit, choice = [], []
-    for _ in range(25):
-        began = time.process_time()
-        belief = market.believe(Observed(points, loss, np.arange(200)), before)
-        fit.append(time.process_time() - began)
-        choose(market, belief, Account(1e3, 1e2, tuple(taken)), rng)
-        choice.append(time.process_time() - began - fit[-1])
-    both = 1e3 * (np.array(fit) + np.array(choice))
-    print(f"refit of {len(market.forms)} forms {1e3 * np.median(fit):.1f} ms")
-    print(f"scores of 2000 candidates and choice {1e3 * np.median(choice):.1f} ms")
-    print(f"one step: median {np.median(both):.1f} ms of CPU, shortest {both.min():.1f} ms")
+    market = Market.of(Trajectories.of_table(table), Optimum(TARGET))
+    rng = np.random.default_rng(0)
+    bought = rng.integers(params.size, size=200)
+    runs = market.candidates.take(bought)
+    shared = np.linalg.cholesky(trajectory_noise(np.log(shares)[None]))[0]
+    noise = NOISE * (rng.standard_normal((200, observations)) @ shared.T).ravel()
+    loss = chinchilla(runs.points.log_params, runs.points.log_tokens) + noise
+    earlier = runs.owner < 199
+    before = Observed(taken(runs.points, earlier), loss[earlier], runs.owner[earlier])
+    account = Account(1e3, 1e2, tuple(bought))
+    return market, account, Observed(runs.points, loss, runs.owner), market.believe(before)
 
 
 def _range(text: str) -> list[int]:

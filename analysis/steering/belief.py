@@ -1,6 +1,8 @@
 """What the runs say, under several forms at once."""
 
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import TypeVar
 
 import numpy as np
 from scipy.special import ndtr
@@ -11,6 +13,9 @@ from analysis.steering.goals import Answer, Goal
 from analysis.steering.posterior import Observed, Posterior, fit_form
 from analysis.steering.smooth import SmoothBasis
 from analysis.uncertainty import LEVEL
+
+_About = TypeVar("_About")
+_Made = TypeVar("_Made")
 
 _BISECTIONS = 45
 _HOPELESS = 2e-3
@@ -30,11 +35,29 @@ class Belief:
     parts: tuple[Posterior, ...]
     shares: FloatArray
     basis: SmoothBasis
+    _made: dict[int, tuple[object, object]] = field(
+        default_factory=dict, repr=False, compare=False
+    )
+
+    def once(self, about: _About, make: Callable[[_About], _Made]) -> _Made:
+        """Return what was made of `about` under this belief, made where it is asked for first.
+
+        A choice, the needs behind it and the verdict all want the goal's gradients; a batch
+        wants the candidates' for each of its runs.
+        """
+        known = self._made.get(id(about))
+        if known is None or known[0] is not about:
+            known = self._made[id(about)] = (about, make(about))
+        return known[1]  # type: ignore[return-value]
 
     def answers(self, goal: Goal, phi: FloatArray | None = None) -> list[Answer]:
         """Return the goal's numbers under each form."""
-        there = self.basis.features(goal.points()) if phi is None else phi
-        return [goal.answer(part, there) for part in self.parts]
+
+        def make(goal: Goal) -> list[Answer]:
+            there = self.basis.features(goal.points()) if phi is None else phi
+            return [goal.answer(part, there) for part in self.parts]
+
+        return self.once(goal, make)
 
     def interval(self, goal: Goal, phi: FloatArray | None = None) -> FloatArray:
         """Return the median and the ends of 90 % intervals of the goal's numbers, [3, G]."""

@@ -12,7 +12,7 @@ from analysis.steering.goals import Goal
 from analysis.steering.places import Trajectories
 from analysis.steering.planning import Hypothesis, best_plan
 from analysis.steering.posterior import Observed
-from analysis.steering.scoring import Telling, condition, reductions
+from analysis.steering.scoring import Telling
 from analysis.steering.smooth import SmoothBasis
 
 _NEGLIGIBLE = 0.01
@@ -186,15 +186,7 @@ def _follow_plan(
     market: Market, belief: Belief, account: Account, affordable: np.ndarray, costs: FloatArray
 ) -> Choice:
     """Return the cheapest run of the best plan for the rest of the budget."""
-    hypotheses = []
-    answers = belief.answers(market.goal, market.goal_phi)
-    for share, part, answer in zip(belief.shares, belief.parts, answers, strict=True):
-        if share >= _NEGLIGIBLE:
-            telling = Telling(part, market.candidates, market.phi)
-            covariance = part.covariance
-            for index in account.pending:
-                covariance = telling.after(covariance, index)
-            hypotheses.append(Hypothesis(float(share), telling, covariance, answer.gradient))
+    hypotheses = _hypotheses(market, belief, account.pending)
     plan = best_plan(hypotheses, costs, affordable, account.budget - account.spent)
     cuts = expected_cuts(market, belief, account.pending)
     scores = np.full(costs.size, -np.inf)
@@ -202,6 +194,29 @@ def _follow_plan(
     best = int(np.argmax(scores))
     reason = _reason(market, cuts[best], costs[best], account)
     return Choice(best, scores, cuts[best], f"{reason}; the first of {len(plan)} planned")
+
+
+def _hypotheses(market: Market, belief: Belief, pending: tuple[int, ...]) -> list[Hypothesis]:
+    """Return the forms that have a say, with what runs under way will leave of their variance."""
+    answers = belief.answers(market.goal, market.goal_phi)
+    tellings = belief.once(market, lambda there: _tellings(there, belief))
+    result = []
+    for number, telling in tellings.items():
+        covariance = belief.parts[number].covariance
+        for index in pending:
+            covariance = telling.after(covariance, index)
+        result.append(
+            Hypothesis(float(belief.shares[number]), telling, covariance, answers[number].gradient)
+        )
+    return result
+
+
+def _tellings(market: Market, belief: Belief) -> dict[int, Telling]:
+    return {
+        number: Telling(part, market.candidates, market.phi)
+        for number, part in enumerate(belief.parts)
+        if belief.shares[number] >= _NEGLIGIBLE
+    }
 
 
 def cost_exponent(belief: Belief, policy: Policy) -> float:
@@ -216,17 +231,9 @@ def expected_cuts(market: Market, belief: Belief, pending: tuple[int, ...] = ())
     decide alone, however improbable it is.
     """
     result = np.zeros((market.candidates.count, len(market.goal.names)))
-    under_way = market.candidates.take(pending)
-    phi = market.basis.features(under_way.points)
-    answers = belief.answers(market.goal, market.goal_phi)
-    for share, part, answer in zip(belief.shares, belief.parts, answers, strict=True):
-        if share < _NEGLIGIBLE:
-            continue
-        covariance = part.covariance
-        if pending:
-            covariance = condition(part, covariance, under_way, phi)
-        removed = reductions(part, covariance, market.candidates, market.phi, answer.gradient)
-        variance = np.einsum("gq,qr,gr->g", answer.gradient, covariance, answer.gradient)
+    for share, telling, covariance, goals in _hypotheses(market, belief, pending):
+        removed = telling.reductions(covariance, goals)
+        variance = np.einsum("gq,qr,gr->g", goals, covariance, goals)
         result += share * removed / np.maximum(variance, 1e-300)
     return result
 

@@ -10,13 +10,14 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.linalg import cho_factor, cho_solve, solve_triangular
 
-from analysis.discrepancy import noise_covariance, reducible_share
+from analysis.discrepancy import reducible_share
 from analysis.laws.base import FloatArray, Points
 from analysis.laws.chinchilla import CHINCHILLA
 from analysis.laws.shrinkage import SuperLaw
 from analysis.steering.forms import Form
 from analysis.steering.noise import Noise
 from analysis.steering.smooth import SmoothBasis
+from analysis.steering.whitening import Whitening
 
 _COLD = 30
 _WARM = 8
@@ -77,17 +78,18 @@ class Posterior:
         value = self.form.law.log_loss(self.theta, there)
         if not self.weights.size:
             return value
-        share = reducible_share(self.form.law, self.theta, there)
+        share = reducible_share(self.form.law, self.theta, there, value)
         return np.asarray(value + self.form.amplitude * share * (phi @ self.weights))
 
     def gradient(self, points: Points, phi: FloatArray) -> FloatArray:
         """Return the gradient of ln L in all that is unknown, [S, Q]."""
         there = points.shifted(*self.centre)
-        own = self.form.law.gradient(self.theta, there)[:, self.active]
+        found = self.form.law.derivatives(self.theta[None], there)
+        own = found.gradient[0][self.active].T
         if not self.weights.size:
-            return own
-        share = self.form.amplitude * reducible_share(self.form.law, self.theta, there)
-        return np.concatenate([own, share[:, None] * phi], axis=1)
+            return np.asarray(own)
+        share = reducible_share(self.form.law, self.theta, there, found.value[0])
+        return np.concatenate([own, (self.form.amplitude * share)[:, None] * phi], axis=1)
 
 
 def fit_form(
@@ -151,28 +153,20 @@ class _Fitter:
         self.low, self.high = form.law.bounds(runs.log_loss)
         self.precision = np.concatenate([1.0 / spread[self.active] ** 2, np.ones(self.features)])
         self.centres = np.concatenate([prior.mean[self.active], np.zeros(self.features)])
-        self.white: FloatArray | None = None
-        if np.unique(runs.trajectory).size < runs.trajectory.size:
-            shared = noise_covariance(
-                runs.points.log_tokens, runs.trajectory, np.ones(runs.log_loss.size)
-            )
-            self.white = np.asarray(np.linalg.cholesky(shared), dtype=np.float64)
+        self.white = Whitening.of(runs.points.log_tokens, runs.trajectory)
 
     def _model(self, theta: FloatArray, weights: FloatArray) -> tuple[FloatArray, FloatArray]:
         """Return residuals [R] and the gradient of the prediction [R, Q]."""
         found = self.form.law.derivatives(theta[None], self.points)
         value, gradient = found.value[0], found.gradient[0][self.active].T
         if self.features:
-            share = self.form.amplitude * reducible_share(self.form.law, theta, self.points)
-            smooth = share[:, None] * self.phi
+            share = reducible_share(self.form.law, theta, self.points, value)
+            smooth = (self.form.amplitude * share)[:, None] * self.phi
             value, gradient = value + smooth @ weights, np.hstack([gradient, smooth])
         return self.runs.log_loss - value, gradient
 
     def _whitened(self, rows: FloatArray, scale: FloatArray) -> FloatArray:
-        scaled = rows * (scale if rows.ndim == 1 else scale[:, None])
-        if self.white is None:
-            return scaled
-        return np.asarray(solve_triangular(self.white, scaled, lower=True))
+        return self.white(rows * (scale if rows.ndim == 1 else scale[:, None]))
 
     def descend(
         self, theta: FloatArray, weights: FloatArray, noise: Noise | None, most: int

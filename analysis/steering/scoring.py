@@ -11,7 +11,7 @@ still under way count as if they had ended.
 
 import numpy as np
 
-from analysis.discrepancy import noise_covariance
+from analysis.discrepancy import trajectory_noise
 from analysis.laws.base import FloatArray
 from analysis.steering.places import Trajectories
 from analysis.steering.posterior import Posterior
@@ -49,7 +49,7 @@ class Telling:
         for count in np.unique(self._counts):
             members = np.flatnonzero(self._counts == count)
             rows = self._first[members][:, None] + np.arange(count)
-            total = np.einsum("tkq,tlq->tkl", moved[rows], self._gradient[rows])
+            total = np.matmul(moved[rows], self._gradient[rows].swapaxes(1, 2))
             solved = np.linalg.solve(total + self._noise(rows), shared[rows])
             result[members] = np.einsum("tkg,tkg->tg", shared[rows], solved)
         return result
@@ -69,11 +69,9 @@ class Telling:
     def _noise(self, rows: np.ndarray) -> FloatArray:
         """Return the noise covariance of trajectories with K observations each, [T, K, K].
 
-        Observations of a trajectory share most of their noise, as `noise_covariance` says.
+        Observations of a trajectory share most of their noise, as `trajectory_noise` says.
         """
-        tokens = self._runs.points.log_tokens[rows]
-        same, ones = np.zeros(rows.shape[1]), np.ones(rows.shape[1])
-        shared = np.stack([noise_covariance(row, same, ones) for row in tokens])
+        shared = trajectory_noise(self._runs.points.log_tokens[rows])
         return np.asarray(shared * self._size[rows][:, :, None] * self._size[rows][:, None, :])
 
 
@@ -94,13 +92,3 @@ def reductions(
         goals: gradients of what is wanted, [G, Q].
     """
     return Telling(part, runs, phi).reductions(covariance, goals)
-
-
-def condition(
-    part: Posterior, covariance: FloatArray, runs: Trajectories, phi: FloatArray
-) -> FloatArray:
-    """Return the covariance after trajectories whose losses are still unknown, [Q, Q]."""
-    telling = Telling(part, runs, phi)
-    for trajectory in range(runs.count):
-        covariance = telling.after(covariance, trajectory)
-    return covariance

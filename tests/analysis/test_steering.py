@@ -14,11 +14,12 @@ from analysis.steering.choosing import SMALL_POOL, Account, Market, choose, expe
 from analysis.steering.estimate import mixture
 from analysis.steering.forms import five_parameters, standard
 from analysis.steering.goals import Losses, Optimum
-from analysis.steering.places import Trajectories
+from analysis.steering.places import Trajectories, taken
 from analysis.steering.planning import Hypothesis, best_plan
 from analysis.steering.posterior import Observed
-from analysis.steering.scoring import Telling, condition, reductions
+from analysis.steering.scoring import Telling, reductions
 from analysis.steering.stopping import Trust, judge, surprise
+from analysis.steering.whitening import Whitening
 
 LARGEST = 1e12
 TARGET = 1e15
@@ -36,6 +37,22 @@ def menu(levels: int = 9, ratios: int = 10) -> Trajectories:
     )
     params = np.sqrt(work / 6 / ratio).ravel()
     return Trajectories.of(params, params * ratio.ravel(), work.ravel())
+
+
+def trunks(runs: Trajectories, observations: int) -> Trajectories:
+    """Return the runs with cooldowns at halves of their tokens besides, at the same prices."""
+    return Trajectories.of_table(
+        pd.DataFrame(
+            {
+                "params": np.repeat(np.exp(runs.points.log_params), observations),
+                "tokens": np.outer(
+                    np.exp(runs.points.log_tokens), 0.5 ** np.arange(observations)
+                ).ravel(),
+                "trajectory": np.repeat(np.arange(runs.count), observations),
+                "cost": np.repeat(runs.cost, observations),
+            }
+        )
+    )
 
 
 def seen(runs: Trajectories, rng: np.random.Generator, noise: float = 0.004) -> Observed:
@@ -99,13 +116,25 @@ def test_a_trunk_with_cooldowns_scores_as_all_its_observations_together(market, 
     single = Trajectories.of(table["params"][2], table["tokens"][2], 3e11)
     last = reductions(part, part.covariance, single, phi[[2]], goals)[0]
     assert np.all(found[0] > last), "three cooldowns tell more than the last one"
-    pending = condition(part, part.covariance, runs, phi)
+    telling = Telling(part, runs, phi)
+    pending = telling.after(telling.after(part.covariance, 0), 1)
     left = np.diag(goals @ pending @ goals.T)
     np.testing.assert_allclose(
         np.diag(goals @ part.covariance @ goals.T) - left,
         brute_force(part, runs, phi, goals),
         rtol=1e-3,
     )
+
+
+def test_whitened_rows_have_the_noise_of_whole_trajectories_removed():
+    rng = np.random.default_rng(0)
+    trajectory = np.array([3, 0, 3, 1, 7, 1, 3, 9, 9])
+    tokens = rng.uniform(18.0, 22.0, trajectory.size)
+    white = Whitening.of(tokens, trajectory)
+    root = np.stack([white(row) for row in np.eye(trajectory.size)], axis=1)
+    whole = noise_covariance(tokens, trajectory, np.ones(trajectory.size))
+    np.testing.assert_allclose(root @ whole @ root.T, np.eye(trajectory.size), atol=1e-12)
+    np.testing.assert_allclose(white(np.eye(trajectory.size)), root, atol=1e-12)
 
 
 def test_a_batch_knows_what_is_under_way(market, belief):
@@ -228,19 +257,17 @@ def test_surprise_is_standard_normal_under_the_belief(market, belief):
     assert surprise(belief, place, low - 5.0) < -7.5
 
 
-def test_a_step_with_two_hundred_runs_and_two_thousand_candidates_takes_50_ms():
+@pytest.mark.parametrize("observations", [1, 3])
+def test_a_step_with_two_hundred_runs_and_two_thousand_candidates_takes_50_ms(observations):
     """The shortest of a few, since the machine is shared; the benchmark prints the usual one."""
-    market = Market.of(menu(50, 40), Optimum(TARGET))
+    market = Market.of(trunks(menu(50, 40), observations), Optimum(TARGET))
     rng = np.random.default_rng(0)
-    taken = rng.integers(2000, size=200)
-    runs = seen(market.candidates.take(taken), rng)
-    earlier = Observed(
-        Points(runs.points.log_params[:199], runs.points.log_tokens[:199]),
-        runs.log_loss[:199],
-        np.arange(199),
-    )
+    chosen = rng.integers(2000, size=200)
+    runs = seen(market.candidates.take(chosen), rng)
+    first = runs.trajectory < 199
+    earlier = Observed(taken(runs.points, first), runs.log_loss[first], runs.trajectory[first])
     before = market.believe(earlier)
-    account = Account(1e3 * LARGEST, 1e2 * LARGEST, tuple(taken))
+    account = Account(1e3 * LARGEST, 1e2 * LARGEST, tuple(chosen))
     times = []
     for _ in range(5):
         began = time.process_time()
