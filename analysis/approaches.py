@@ -243,7 +243,7 @@ def _budget(table: pd.DataFrame) -> FloatArray | None:
 
 def _tuned(fit: Fit, table: pd.DataFrame) -> FloatArray | None:
     """Return losses with the price of untuned recipes taken off, where the fit has one."""
-    if fit.response.lr_fitted or fit.response.offsets:
+    if fit.response.fitted:
         return fit.tuned_loss if len(fit.runs) == len(table) else None
     return None
 

@@ -288,12 +288,13 @@ def save_figures(
 def tuned_loss(state: LawState, runs: pd.DataFrame) -> FloatArray:
     """Return the observed losses with the fitted price of being untuned taken off, [R]."""
     penalty = np.zeros(len(runs))
-    if state.response.lr_fitted or state.response.offsets:
+    if state.response.fitted:
         penalty = state.response.penalty(
             runs["params"].to_numpy(dtype=np.float64),
             runs["tokens"].to_numpy(dtype=np.float64),
             runs["lr"].to_numpy(dtype=np.float64) if "lr" in runs else np.ones(len(runs)),
             runs["lr_schedule"].to_numpy(dtype=object) if "lr_schedule" in runs else None,
+            runs if state.response.mixture is not None else None,
         )
     return runs["loss"].to_numpy(dtype=np.float64) * np.exp(-penalty)
 

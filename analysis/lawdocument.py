@@ -14,6 +14,7 @@ import pandas as pd
 from analysis.errors import AnalysisError
 from analysis.fitting.result import Fit
 from analysis.laws.base import FloatArray
+from analysis.laws.mixture import PREFIX
 from analysis.runs import SINGLE_VALUED
 
 SCHEMA_VERSION = 1
@@ -141,6 +142,7 @@ def runs_hash(runs: pd.DataFrame) -> str:
     """Return a hash of what was fitted, whatever the order of the rows."""
     known = ("params", "tokens", "unique_tokens", "loss", "lr", "lr_schedule", "weight")
     columns = [c for c in known if c in runs]
+    columns += [c for c in runs if str(c).startswith(PREFIX)]
     lines = sorted(
         ",".join(v.hex() if isinstance(v, float) else str(v) for v in row)
         for row in runs[columns].itertuples(index=False, name=None)
@@ -170,6 +172,7 @@ def _response_document(fit: Fit) -> dict[str, Any]:
         "reference_tokens": response.reference_tokens,
         "best_schedule": response.best_schedule,
         "offsets": response.offsets,
+        **({} if response.mixture is None else {"mixture": response.mixture.document()}),
     }
 
 

@@ -29,6 +29,7 @@ from analysis.lawdocument import (
     law_document,
 )
 from analysis.laws.base import FloatArray, Law, get_law
+from analysis.laws.mixture import MixtureResponse
 from analysis.laws.response import Response
 from analysis.runs import write_runs
 from analysis.state import LawState
@@ -240,4 +241,5 @@ def _read_response(stored: Mapping[str, Any]) -> Response:
         reference_params=float(stored["reference_params"]),
         reference_tokens=float(stored["reference_tokens"]),
         offsets={str(k): float(v) for k, v in stored["offsets"].items()},
+        mixture=MixtureResponse.read(stored["mixture"]) if stored.get("mixture") else None,
     )

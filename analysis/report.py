@@ -122,7 +122,8 @@ def _ending_lines(search: Mapping[str, Any] | None) -> list[str]:
 
 
 def _response_lines(response: Mapping[str, Any]) -> list[str]:
-    lines = ["## Learning rate and schedule", ""]
+    mixed = response.get("mixture")
+    lines = [f"## Learning rate{', schedule and mixture' if mixed else ' and schedule'}", ""]
     lr = response["lr"]
     where = (
         f"N = {format_quantity(response['reference_params'])}, "
@@ -149,6 +150,15 @@ def _response_lines(response: Mapping[str, Any]) -> list[str]:
             for name, value in sorted(offsets.items(), key=lambda item: item[1])
         )
         lines.append(f"Loss by schedule, over the best: {listed}.")
+    if mixed:
+        listed = ", ".join(
+            f"{part} {share['value']:.0%}"
+            + ("" if share["low"] is None else f" ({share['low']:.0%} to {share['high']:.0%})")
+            for part, share in mixed["shares"].items()
+        )
+        lines.append(
+            f"The best mixture of texts is {listed}; the law above is that of runs on it."
+        )
     return [*lines, ""]
 
 

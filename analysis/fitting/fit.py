@@ -50,8 +50,9 @@ def fit_law(
 ) -> Fit:
     """Fit `law` to the finished rows of `runs`.
 
-    Where the runs' learning rates vary, or their schedules, the law and the response to both are
-    fitted jointly, and the law is that of a run at the best learning rate and schedule.
+    Where the runs' learning rates vary, or their schedules, or the mixtures of texts that they
+    read (columns `share_<part>`), the law and the response to these are fitted jointly, and the
+    law is that of a run at the best learning rate, schedule and mixture.
 
     Args:
         runs: a run table (`analysis.runs`).
@@ -254,9 +255,10 @@ def _response(
     if design is None:
         return problem.fallback, None
     first = problem.law_size
-    first_offset = first + (0 if design.log_lr is None else 4)
-    offsets = np.concatenate([[0.0], theta[first_offset:]])
-    drawn = np.concatenate([np.zeros((len(samples), 1)), samples[:, first_offset:]], axis=1)
+    first_offset, first_mixture = first + design.first_offset, first + design.first_mixture
+    offsets = np.concatenate([[0.0], theta[first_offset:first_mixture]])
+    drawn = samples[:, first_offset:first_mixture]
+    drawn = np.concatenate([np.zeros((len(samples), 1)), drawn], axis=1)
     best = int(np.argmin(offsets))
     response = replace(
         problem.fallback,
@@ -264,6 +266,11 @@ def _response(
             zip(design.schedules, (float(v) for v in offsets - offsets[best]), strict=False)
         ),
         offset_samples=drawn - drawn[:, best : best + 1],
+        mixture=(
+            None
+            if design.mixture is None
+            else design.mixture.fitted(theta[first_mixture:], samples[:, first_mixture:])
+        ),
     )
     index = None if best == 0 else first_offset + best - 1
     if design.log_lr is None:

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.laws.base import Derivatives, FloatArray, Law, Points, Prior
+from analysis.laws.mixture import MixtureDesign
 from analysis.laws.response import Response, ResponseDesign, ResponsePrior
 from analysis.runs import trajectory_index
 
@@ -121,7 +122,11 @@ def build_problem(
         lr_centre = np.log(lr_prior) if lr_prior is not None else float(np.median(log_lr))
     schedule, schedules = _schedules(table)
     design: ResponseDesign | None = ResponseDesign(
-        None if log_lr is None else log_lr - lr_centre, basis, schedule, schedules
+        None if log_lr is None else log_lr - lr_centre,
+        basis,
+        schedule,
+        schedules,
+        MixtureDesign.of(table),
     )
     if design is not None and (not fit_response or design.size == 0):
         design = None

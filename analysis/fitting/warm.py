@@ -27,13 +27,16 @@ def carried(problem: Problem, earlier: Fit) -> FloatArray | None:
             problem.design.log_lr is None
         ):
             return None
+        if not _carry_mixture(problem, before, old, theta):
+            return None
         first = p
         if problem.design.log_lr is not None:
             moved = np.subtract(problem.centre, before.centre)
             theta[p : p + 4] = old[p : p + 4]
             theta[p + 1] += before.lr_centre - problem.lr_centre + old[p + 2 : p + 4] @ moved
             first += 4
-        offset = dict(zip(before.design.schedules, (0.0, *old[first:]), strict=False))
+        offsets = old[first : p + before.design.first_mixture]
+        offset = dict(zip(before.design.schedules, (0.0, *offsets), strict=False))
         names = problem.design.schedules
         reference = offset.get(names[0], 0.0) if names else 0.0
         for index, name in enumerate(names[1:]):
@@ -44,3 +47,19 @@ def carried(problem: Problem, earlier: Fit) -> FloatArray | None:
         return None
     theta[:p] = np.linalg.solve(problem.law.centring(*problem.centre), flat)
     return theta if np.isfinite(theta).all() else None
+
+
+def _carry_mixture(problem: Problem, before: Problem, old: FloatArray, theta: FloatArray) -> bool:
+    """Fill in what an earlier fit says of mixtures; return whether it is of the same ones."""
+    assert problem.design is not None
+    assert before.design is not None
+    now, then = problem.design.mixture, before.design.mixture
+    if now is None or then is None:
+        return now is then
+    if (now.ratios.parts, now.ratios.kept) != (then.ratios.parts, then.ratios.kept):
+        return False
+    p = problem.law_size
+    values = old[p + before.design.first_mixture :].copy()
+    values[1::2] += then.middle - now.middle
+    theta[p + problem.design.first_mixture :] = values
+    return True

@@ -5,14 +5,18 @@ ln lr_opt = l0 + l_N ln(N / N0) + l_D ln(D / D0)
 
 N0 and D0 are the geometric means of the runs. Fitted together with the law, it lets runs of
 unequal learning rates be compared without any of them being wasted, and says which rate to use.
+Where runs read different mixtures of texts, terms of `mixture.py` join.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
+import pandas as pd
 from numpy.typing import ArrayLike
 
 from analysis.laws.base import Derivatives, FloatArray, Prior
+from analysis.laws.mixture import MixtureDesign, MixtureResponse
 
 
 @dataclass(frozen=True)
@@ -43,17 +47,30 @@ class ResponseDesign:
         basis: (1, ln N/N0, ln D/D0) for each row, [3, R].
         schedule: index of each row's schedule, [R]; 0 is the reference, which has no offset.
         schedules: their names.
+        mixture: how the rows' mixtures differ; None: they do not.
     """
 
     log_lr: FloatArray | None
     basis: FloatArray
     schedule: np.ndarray
     schedules: tuple[str, ...]
+    mixture: MixtureDesign | None = None
+
+    @property
+    def first_offset(self) -> int:
+        """Number of the first schedule's offset among the parameters."""
+        return 0 if self.log_lr is None else 4
+
+    @property
+    def first_mixture(self) -> int:
+        """Number of the mixture's first parameter."""
+        return self.first_offset + max(len(self.schedules) - 1, 0)
 
     @property
     def size(self) -> int:
-        """Number of parameters: (ln c, l0, l_N, l_D) and an offset for each other schedule."""
-        return (0 if self.log_lr is None else 4) + max(len(self.schedules) - 1, 0)
+        """Number of parameters: (ln c, l0, l_N, l_D), an offset for each other schedule, and the
+        mixture's."""
+        return self.first_mixture + (0 if self.mixture is None else self.mixture.size)
 
     def prior(self, settings: ResponsePrior) -> Prior:
         """Return the priors in the order of the parameters; l0 is relative to its prior centre."""
@@ -66,6 +83,9 @@ class ResponseDesign:
         offsets = max(len(self.schedules) - 1, 0)
         mean += [0.0] * offsets
         spread += [settings.offset_spread] * offsets
+        if self.mixture is not None:
+            more = self.mixture.prior()
+            mean, spread = [*mean, *more.mean], [*spread, *more.spread]
         return Prior(np.array(mean), np.array(spread))
 
     def bounds(self) -> tuple[FloatArray, FloatArray]:
@@ -73,16 +93,19 @@ class ResponseDesign:
         offsets = max(len(self.schedules) - 1, 0)
         low = [] if self.log_lr is None else [np.log(1e-5), -6.0, -2.0, -2.0]
         high = [] if self.log_lr is None else [np.log(3.0), 6.0, 2.0, 2.0]
-        return np.array(low + [-1.0] * offsets), np.array(high + [1.0] * offsets)
+        low, high = low + [-1.0] * offsets, high + [1.0] * offsets
+        if self.mixture is not None:
+            more_low, more_high = self.mixture.bounds()
+            low, high = [*low, *more_low], [*high, *more_high]
+        return np.array(low), np.array(high)
 
     def derivatives(self, theta: FloatArray) -> Derivatives:
         """Return the response's log loss and derivatives for theta [B, Q]."""
         batch, rows = theta.shape[0], self.basis.shape[1]
         value = np.zeros((batch, rows))
         gradient = np.zeros((batch, self.size, rows))
-        first_offset = 0
+        first_offset = self.first_offset
         if self.log_lr is not None:
-            first_offset = 4
             c = np.exp(theta[:, 0:1])
             off = self.log_lr - theta[:, 1:4] @ self.basis
             value += c * off * off
@@ -92,9 +115,17 @@ class ResponseDesign:
             mask = (self.schedule == index).astype(np.float64)
             value += theta[:, first_offset + index - 1, None] * mask
             gradient[:, first_offset + index - 1] = mask
+        mixed = None
+        if self.mixture is not None:
+            mixed = self.mixture.derivatives(theta[:, self.first_mixture :])
+            value += mixed.value
+            gradient[:, self.first_mixture :] = mixed.gradient
 
         def curvature(weights: FloatArray) -> FloatArray:
             result = np.zeros((batch, self.size, self.size))
+            if mixed is not None:
+                place = self.first_mixture
+                result[:, place:, place:] = mixed.curvature(weights)
             if self.log_lr is None:
                 return result
             result[:, 0, 0] = (weights * c * off * off).sum(axis=-1)
@@ -121,6 +152,7 @@ class Response:
         offsets: of ln L by schedule, relative to the best one, which has 0.
         samples: bootstrap of (ln c, l0, l_N, l_D), [B, 4]; empty where not fitted.
         offset_samples: bootstrap of the offsets, [B, schedules].
+        mixture: the response to mixtures of texts; None: they did not vary.
     """
 
     lr_fitted: bool = False
@@ -133,6 +165,12 @@ class Response:
     offsets: dict[str, float] = field(default_factory=dict)
     samples: FloatArray = field(default_factory=lambda: np.zeros((0, 4)))
     offset_samples: FloatArray = field(default_factory=lambda: np.zeros((0, 0)))
+    mixture: MixtureResponse | None = None
+
+    @property
+    def fitted(self) -> bool:
+        """Whether there is anything that runs can be untuned in."""
+        return self.lr_fitted or bool(self.offsets) or self.mixture is not None
 
     @property
     def best_schedule(self) -> str | None:
@@ -160,10 +198,12 @@ class Response:
         tokens: ArrayLike,
         lr: ArrayLike,
         lr_schedule: str | ArrayLike | None = None,
+        shares: Mapping[str, ArrayLike] | pd.DataFrame | None = None,
     ) -> FloatArray:
         """Return by how much ln L lies above the law's, at least 0.
 
-        A schedule that was never seen counts as the best one.
+        A schedule that was never seen counts as the best one, and so does a mixture that is not
+        told: `shares` has the columns `share_<part>`.
         """
         result = np.zeros(np.broadcast_shapes(np.shape(params), np.shape(tokens), np.shape(lr)))
         if self.lr_fitted:
@@ -173,4 +213,6 @@ class Response:
             names = np.asarray(lr_schedule, dtype=object)
             offset = np.vectorize(lambda name: self.offsets.get(str(name), 0.0), otypes=[float])
             result = result + offset(names)
+        if self.mixture is not None and shares is not None:
+            result = result + self.mixture.penalty(shares)
         return result

@@ -6,7 +6,7 @@ rates and schedules cost, and the ledger tells which larger runs were predicted,
 they came out. All of it follows from the ledger, so that a resumed search believes the same.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -127,6 +127,7 @@ def _penalties(response: Response, runs: pd.DataFrame) -> FloatArray:
         runs["tokens"].to_numpy(dtype=np.float64),
         runs["lr"].to_numpy(dtype=np.float64),
         runs["lr_schedule"].to_numpy(dtype=object),
+        runs if response.mixture is not None else None,
     )
 
 
@@ -211,10 +212,14 @@ class Beliefs:
         tokens: int,
         lr: float,
         lr_schedule: str,
+        shares: Mapping[str, float] | None = None,
     ) -> Predicted:
-        """Return what is expected of one run with its own learning rate and schedule."""
+        """Return what is expected of one run with its own learning rate, schedule and mixture.
+
+        `shares`: of the parts of its mixture, as columns `share_<part>`; None: it has none.
+        """
         belief = self.of(guide, states)
-        off = float(guide.response.penalty([params], [tokens], [lr], [lr_schedule])[0])
+        off = float(guide.response.penalty([params], [tokens], [lr], [lr_schedule], shares)[0])
         # The runs' own losses are known to no more than what their rates cost.
         unsure = _UNSURE * float(np.hypot(off, _penalties(guide.response, guide.runs).mean()))
         there = Predictive.of(belief, Points.of([params], [tokens])).moved(off, unsure)

@@ -16,6 +16,7 @@ from typing import Any
 
 import pandas as pd
 
+from analysis.laws.mixture import PREFIX
 from analysis.ushape import SECOND_DESCENT, curve_of, second_descent
 from quokka_ray.errors import ConfigurationError, MachineError
 from quokka_ray.study.trajectory import TrajectoryConfig
@@ -191,7 +192,7 @@ class Ledger:
                 self._rows[name] = _run_rows(state)
             rows += self._rows[name]
         # Columns of lists: pandas takes several times as long over rows of dictionaries.
-        shares = [name for name in rows[0] if name.startswith("share_")] if rows else []
+        shares = [name for name in rows[0] if name.startswith(PREFIX)] if rows else []
         return pd.DataFrame({name: [row[name] for row in rows] for name in RUN_COLUMNS + shares})
 
     def _write(self, line: str, durable: bool) -> None:
@@ -343,5 +344,5 @@ def _run_row(config: TrajectoryConfig, record: Record, status: str) -> dict[str,
         "status": status,
         "loss_stderr_paired": record.get("loss_stderr_paired"),
         "regime": None,
-        **{f"share_{part}": share for part, share in config.mixture_shares.items()},
+        **{PREFIX + part: share for part, share in config.mixture_shares.items()},
     }

@@ -16,12 +16,14 @@ import pandas as pd
 from analysis.design import space_filling
 from analysis.fitting.fit import Fit
 from analysis.laws.base import FloatArray
+from analysis.laws.mixture import PREFIX
 from analysis.steering.choosing import Account, Choice, choose
 from quokka_ray.campaign.beliefs import Beliefs, Predicted
 from quokka_ray.campaign.factors import Scored, scored_of, suggest_factors, weights_of
 from quokka_ray.campaign.ledger import TrajectoryState
 from quokka_ray.campaign.menu import LEVELS_PER_DECADE, Menu
 from quokka_ray.study.config import LRScheduleName, StudyConfig
+from quokka_ray.study.corpus import shares_of
 
 START_SIZES = 6
 """Sizes at each level of the start."""
@@ -115,6 +117,7 @@ class Steering:
             weights=self._study.corpus.searched_weights,
         )
         lr, schedule = center * factors["lr_factor"], factors["lr_schedule"]
+        weights = weights_of(factors, self._study.corpus.searched_weights)
         return Proposal(
             params=params,
             tokens=tokens,
@@ -124,8 +127,8 @@ class Steering:
             lr_factor=factors["lr_factor"],
             lr_schedule=schedule,
             reason=reason,
-            predicted=self._predict(states, guide, params, tokens, lr, schedule),
-            weights=weights_of(factors, self._study.corpus.searched_weights),
+            predicted=self._predict(states, guide, params, tokens, lr, schedule, weights),
+            weights=weights,
         )
 
     def can_buy(self, states: Sequence[TrajectoryState], available: float) -> bool:
@@ -229,9 +232,11 @@ class Steering:
         tokens: int,
         lr: float,
         schedule: str,
+        weights: Mapping[str, float],
     ) -> Predicted | None:
         if guide is None:
             return None
+        shares = shares_of(self._study.corpus.weights_at(weights)) if weights else {}
         return self.beliefs.predict(
             guide,
             states,
@@ -239,6 +244,7 @@ class Steering:
             tokens=tokens,
             lr=lr,
             lr_schedule=schedule,
+            shares={PREFIX + part: share for part, share in shares.items()} or None,
         )
 
     def _lr_centers(

@@ -261,6 +261,9 @@ def _recommendation(optimum: Optimum, target: str) -> RenderableType:
     table.add_row("tokens per parameter", f"{ratio:,.3g}" if ratio < 10 else f"{ratio:,.0f}", "")
     if optimum.lr is not None:
         table.add_row("learning rate", f"{optimum.lr:.3g}", "")
+    for part, (share, low, high) in optimum.mixture.items():
+        between = "" if low is None or high is None else f"{low:.0%} to {high:.0%}"
+        table.add_row(f"share of {part}", f"{share:.0%}", between)
     if optimum.extrapolation_decades > 0:
         table.add_row(
             "extrapolation", f"{optimum.extrapolation_decades:.1f}", "decades beyond the runs"

@@ -35,6 +35,8 @@ class Optimum:
     extrapolation_decades: float = 0.0
     lr: float | None = None
     epochs: Estimate | None = None
+    mixture: Mapping[str, tuple[float, float | None, float | None]] = field(default_factory=dict)
+    """Best share of each part of a mixture whose weights were searched, low and high."""
 
 
 @dataclass(frozen=True)

@@ -207,9 +207,15 @@ def _law_fields(fit: "Fit", study: StudyConfig) -> dict[str, Any]:
             loss=best.loss,
             extrapolation_decades=best.extrapolation_decades,
             lr=lr if lr == lr else None,  # not a number where the rate was never varied
+            mixture=_mixture(fit),
         ),
         "warnings": fit.warnings,
     }
+
+
+def _mixture(fit: "Fit") -> dict[str, tuple[float, float | None, float | None]]:
+    found = fit.response.mixture
+    return {} if found is None else found.shares()
 
 
 def _data_law_fields(fit: "Fit", unique_tokens: float) -> dict[str, Any]:
@@ -229,6 +235,7 @@ def _data_law_fields(fit: "Fit", unique_tokens: float) -> dict[str, Any]:
             loss=best.loss,
             epochs=best.epochs,
             extrapolation_decades=best.extrapolation_decades,
+            mixture=_mixture(fit),
         )
         warnings += best.warnings
     return {

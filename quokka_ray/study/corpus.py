@@ -292,6 +292,11 @@ def _unset(name: str) -> Any:
     return CorpusConfig.model_fields[name].default
 
 
+def shares_of(weights: Mapping[str, float]) -> dict[str, float]:
+    """Return the share of each part of a mixture."""
+    return {part: weight / sum(weights.values()) for part, weight in weights.items()}
+
+
 def is_address(path: str) -> bool:
     """Return whether `path` names a file system beside the local one, as s3://bucket/x does."""
     return re.match(r"^[A-Za-z][A-Za-z0-9+.-]+://", path) is not None

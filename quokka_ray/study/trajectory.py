@@ -14,6 +14,7 @@ from quokka_ray.study.config import (
     Section,
     TrainingConfig,
 )
+from quokka_ray.study.corpus import shares_of
 from quokka_ray.study.path import Leg, cooldown_steps, legs, path_steps, warmup_steps
 
 Status = Literal["finished", "diverged", "failed", "stopped"]
@@ -81,8 +82,7 @@ class TrajectoryConfig(Section):
     @property
     def mixture_shares(self) -> dict[str, float]:
         """Share of each part of the corpus where a study searches them; else none."""
-        weights = self.mixture or {}
-        return {part: weight / sum(weights.values()) for part, weight in weights.items()}
+        return shares_of(self.mixture or {})
 
     @property
     def batch_tokens(self) -> int:
