@@ -181,6 +181,11 @@ def predicted_saving(steps: int, step_seconds: float, device: str) -> float:
     return steps * step_seconds * gain
 
 
+def steps_that_pay(step_seconds: float, device: str) -> float:
+    """Return the steps from which `auto` compiles where no trial has done it before."""
+    return _MARGIN * _COLD_SECONDS / predicted_saving(1, step_seconds, device)
+
+
 def study_cache(folder: Path) -> Path | None:
     """Return where the trials of a study share compiled code, from the folder of one of them.
 
