@@ -82,11 +82,22 @@ def _with_error(mean: float, stderr: float) -> str:
     return f"{mean:.4f}" if pd.isna(stderr) else f"{mean:.4f} +- {stderr:.4f}"
 
 
-def _lowest(arm: str, mine: pd.DataFrame) -> str:
-    rows = mine.loc[mine.groupby("seed")["loss"].idxmin()]
+def lowest_rows(mine: pd.DataFrame) -> pd.DataFrame:
+    """Return the lowest observation of each seed whose run reached where the longest turned.
+
+    A run that ended before says nothing of how low it would have come.
+    """
+    rows = mine.loc[mine.groupby("seed")["loss"].idxmin()].set_index("seed")
     last = mine.groupby("seed")["epochs"].max()
+    turned = rows["epochs"][last > 0.99 * last.max()].min()
+    return rows.assign(last=last)[last > 0.99 * turned]
+
+
+def _lowest(arm: str, mine: pd.DataFrame) -> str:
+    rows = lowest_rows(mine)
     after = ", ".join(
-        f"{epochs:.3g} of {end:.3g}" for epochs, end in zip(rows["epochs"], last, strict=True)
+        f"{epochs:.3g} of {end:.3g}"
+        for epochs, end in zip(rows["epochs"], rows["last"], strict=True)
     )
     recipe = rows.iloc[0]
     settings = (

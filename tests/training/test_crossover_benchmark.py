@@ -59,6 +59,13 @@ def test_a_run_of_fewer_epochs_goes_on_as_the_longer_one_to_the_bit(runs, corpus
     assert losses("whole", 2) == whole
 
 
+def test_a_run_that_ended_before_the_longest_turned_has_no_lowest_loss(runs):
+    page = importlib.import_module("crossover_page")
+    rows = [(0, 8, 1.8), (0, 16, 1.7), (0, 32, 1.9), (1, 8, 1.8), (2, 8, 1.8), (2, 16, 1.6)]
+    table = pd.DataFrame(rows, columns=["seed", "epochs", "loss"])
+    assert page.lowest_rows(table)["loss"].to_dict() == {0: 1.7, 2: 1.6}
+
+
 def test_every_arm_is_trained_once_and_reported_with_its_seeds(corpus, tmp_path):
     command = [
         sys.executable, str(SCRIPT), "--out", str(tmp_path), "--corpus", f"prepared:{corpus.path}",
