@@ -44,7 +44,8 @@ def recommend(
         `params`, `tokens`, `epochs`, `loss` (each value, low, high; one epoch where
         `unique_tokens` is not given), `flops` (spent), `lr`, `batch_tokens`, `shape` (None where
         unknown; a caller who knows a model family fills it in), `extrapolation_decades`,
-        `warnings`, `paper` (`paper_answer`) and, when asked for, `inference`.
+        `warnings`, `paper` (`paper_answer`), `mixture` (the best share of each text, where the
+        runs' mixtures varied) and, when asked for, `inference`.
 
     Raises:
         AllocationError: no budget is given, or the law cannot answer for the one that is.
@@ -78,6 +79,8 @@ def recommend(
         "warnings": warnings,
         "paper": paper_answer(flops, unique_tokens),
     }
+    if state.response.mixture is not None:
+        answer["mixture"] = state.response.mixture.shares_document()
     if inference_tokens is not None and flops is not None:
         answer["inference"] = lifetime_optimum(
             state, flops, inference_tokens, unique_tokens, passes_per_token=passes_per_token

@@ -96,6 +96,8 @@ def save_law(fit: Fit, folder: str | Path, search: Mapping[str, Any] | None = No
     """
     target = Path(folder)
     target.mkdir(parents=True, exist_ok=True)
+    mixture = fit.response.mixture
+    mixed: dict[str, Any] = {} if mixture is None else {"mixture": mixture.samples}
     partial = target / f".{SAMPLES_NAME}.partial"
     with partial.open("wb") as stream:
         np.savez_compressed(
@@ -103,6 +105,7 @@ def save_law(fit: Fit, folder: str | Path, search: Mapping[str, Any] | None = No
             law=fit.samples,
             response=fit.response.samples,
             offsets=fit.response.offset_samples,
+            **mixed,
             **_process_arrays(fit.discrepancy),
         )
     partial.replace(target / SAMPLES_NAME)
@@ -175,10 +178,15 @@ def _state(document: Mapping[str, Any], file: Path) -> tuple[LawState, tuple[str
     if covariance.shape != (theta.size, theta.size):
         raise ValueError("parameters and covariance do not fit together")
     side, notes = _beside(document, file, law, theta, covariance)
+    response = _read_response(document.get("response") or {})
+    mixture = response.mixture
+    if mixture is not None and "mixture" in side:
+        mixture = replace(mixture, samples=side["mixture"])
     response = replace(
-        _read_response(document.get("response") or {}),
+        response,
         samples=side["response"],
         offset_samples=side["offsets"],
+        mixture=mixture,
     )
     validity = {k: (float(v[0]), float(v[1])) for k, v in document["validity"].items()}
     sigma = float(document["fit"]["noise"])

@@ -36,6 +36,10 @@ def recommendation_text(
         lines.append(_line("learning rate", f"{answer['lr']:.3g}"))
     if schedule is not None:
         lines.append(_line("schedule", schedule))
+    for part, share in answer.get("mixture", {}).items():
+        bounded = share["low"] is not None
+        text = _interval(share, lambda v: f"{v:.0%}") if bounded else f"{share['value']:.0%}"
+        lines.append(_line(f"share of {part}", text))
     if answer["batch_tokens"] is not None:
         lines.append(
             _line("batch", f"{format_quantity(answer['batch_tokens'])} tokens, as the runs")

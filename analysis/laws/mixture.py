@@ -192,13 +192,17 @@ class MixtureResponse:
             for number, part in enumerate(self.ratios.parts)
         }
 
+    def shares_document(self) -> dict[str, dict[str, float | None]]:
+        """Return each part's best share as value, low and high."""
+        return {
+            part: {"value": value, "low": low, "high": high}
+            for part, (value, low, high) in self.shares().items()
+        }
+
     def document(self) -> dict[str, Any]:
         """Return what a law file says of it."""
         return {
-            "shares": {
-                part: {"value": value, "low": low, "high": high}
-                for part, (value, low, high) in self.shares().items()
-            },
+            "shares": self.shares_document(),
             "coordinates": [self.ratios.parts[number] for number in self.ratios.kept],
             "curvature": self.curvature.tolist(),
             "best": self.best.tolist(),

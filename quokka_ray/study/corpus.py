@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Discriminator, Field, Tag, model_validator
 
 from quokka_ray.study.section import Count, Range, Section
 
@@ -269,7 +269,10 @@ class MixturePart(CorpusConfig):
 
     name: str | None = Field(default=None, pattern=r"^[A-Za-z0-9][A-Za-z0-9_]*$")
     """What the run table calls it; needed where weights are searched."""
-    weight: Annotated[float, Field(gt=0)] | Range
+    weight: Annotated[
+        Annotated[float, Field(gt=0), Tag("number")] | Annotated[Range, Tag("range")],
+        Discriminator(lambda value: "range" if isinstance(value, (dict, Range)) else "number"),
+    ]
     """Its share of the tokens that are read, over the sum of all weights. A range is searched,
     like the learning rate: `{low: .25, high: 4}` beside a part of weight 1 is a share of 20 to
     80 %. Prepared by itself, such a mixture has the weight in the middle of the range."""

@@ -92,7 +92,8 @@ def _explain(error: ValidationError, merged: Merged) -> list[str]:
             key = _whole_unknown_key(key, merged)
             text = "unknown key" + _suggestion(key)
         elif kind == "missing":
-            key = tuple(str(part) for part in problem["loc"])
+            # Of a union's member, whose name stands before the key.
+            key = (*_own_key(problem["loc"][:-1], merged.values), str(problem["loc"][-1]))
             text = "must be set"
         else:
             # "Value error, " is pydantic's prefix to messages that are sentences already.

@@ -5,6 +5,8 @@ import pandas as pd
 import pytest
 from laboratory import fit_plain
 
+from analysis.allocation import recommend
+from analysis.cli.recommending import recommendation_text
 from analysis.fitting.fit import fit_law
 from analysis.lawfile import load_law, save_law
 from analysis.laws.mixture import MixtureDesign, Ratios
@@ -104,5 +106,7 @@ def test_a_law_file_says_the_best_mixture_and_reads_it_back(tmp_path) -> None:
     shares = law.document["response"]["mixture"]["shares"]
     assert shares["prose"]["low"] < shares["prose"]["value"] < shares["prose"]["high"]
     back = law.state.response.mixture
+    assert recommend(law, 1e14)["mixture"] == shares
+    assert "share of prose" in recommendation_text(recommend(law, 1e14), 1e14, None)
     there = {"share_code": [0.8], "share_prose": [0.2]}
     assert back.penalty(there) == pytest.approx(fit.response.mixture.penalty(there))

@@ -5,8 +5,10 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from quokka_ray.errors import ConfigurationError
 from quokka_ray.study.config import Range
 from quokka_ray.study.corpus import CorpusConfig
+from quokka_ray.study.loader import load_corpus
 
 
 def section(*parts: dict[str, Any]) -> CorpusConfig:
@@ -49,3 +51,20 @@ def test_weights_that_cannot_be_searched_are_refused_with_the_remedy(
 ) -> None:
     with pytest.raises(ValidationError, match=said):
         section({"weight": {"low": 0.25, "high": 4}, **first}, second)
+
+
+@pytest.mark.parametrize(
+    ("weight", "said"),
+    [
+        ("{low: 1}", "corpus.mixture.1.weight.high: must be set"),
+        ("{low: 4, high: 1}", "corpus.mixture.1.weight: low (4) is above high (1)"),
+        ("rest", "corpus.mixture.1.weight: should be a valid number, unable to parse"),
+        ("-1", "corpus.mixture.1.weight: should be greater than 0, not -1"),
+    ],
+)
+def test_a_weight_that_is_none_is_told_by_its_key(weight: str, said: str) -> None:
+    parts = f"[{{paths: [a], weight: 1}}, {{paths: [b], weight: {weight}}}]"
+    with pytest.raises(ConfigurationError) as caught:
+        load_corpus([], [f"corpus.mixture={parts}"])
+    assert said in str(caught.value)
+    assert len(str(caught.value).splitlines()) == 1
