@@ -11,6 +11,7 @@ from analysis.laws.base import FloatArray, Points
 from analysis.laws.data_search import best_epochs, best_size_and_epochs
 from analysis.state import LawState
 from analysis.uncertainty import Estimate
+from analysis.units import format_quantity
 
 ADVICE = "data_constrained, data_constrained_ceiling or muennighoff"
 
@@ -176,18 +177,19 @@ def allocate_data(law: Source, unique_tokens: float, flops: float | None = None)
     params, tokens, epochs, spent, loss = estimates(state, search.logs)
     warnings = []
     if not np.isfinite(params.value):
+        far = "".join(f". Also, {line}" for line in _unseen(state, unique_tokens))
         raise AllocationError(
             f"{state.law.name} gains from larger models or more epochs without end, so "
-            f"{unique_tokens:.4g} unique tokens alone have no best model; give a compute budget "
-            "too (--flops)"
+            f"{format_quantity(unique_tokens)} unique tokens alone have no best model; give a "
+            f"compute budget too (--flops){far}"
         )
     binding = "data"
     if flops is not None:
         binding = "compute" if spent.value > 0.999 * flops else "data"
         if binding == "data":
             warnings.append(
-                f"{unique_tokens:.4g} unique tokens cannot use the budget: {spent.value:.3g} of "
-                f"{flops:.3g} FLOPs give the lowest loss"
+                f"{format_quantity(unique_tokens)} unique tokens cannot use the budget: "
+                f"{spent.value:.3g} of {flops:.3g} FLOPs give the lowest loss"
             )
     warnings += _unseen(state, unique_tokens)
     if _prefers_repetition(state, params.value, tokens.value, unique_tokens):
@@ -244,9 +246,10 @@ def _unseen(state: LawState, unique_tokens: float) -> list[str]:
         return []
     low, high = state.validity["unique_tokens"]
     return [
-        f"{unique_tokens:.3g} unique tokens lie {decades:.2g} decades outside those that the law "
-        f"was fitted to ({low:.3g} to {high:.3g}); there the form of the law decides more than "
-        "its interval: forms that fit alike have differed tenfold in N a decade out"
+        f"{format_quantity(unique_tokens)} unique tokens lie {decades:.2g} decades outside those "
+        f"that the law was fitted to ({format_quantity(low)} to {format_quantity(high)}); there "
+        "the form of the law decides more than its interval: forms that fit alike have differed "
+        "tenfold in N a decade out"
     ]
 
 

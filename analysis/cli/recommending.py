@@ -57,12 +57,14 @@ def more_data_text(rows: Sequence[MoreData]) -> str:
     for row in rows:
         best = row.allocation
         gain = {name: 100.0 * (1.0 - value) for name, value in row.gain.as_dict().items()}
-        # A ratio's low end is the gain's high end.
-        gain["low"], gain["high"] = gain["high"], gain["low"]
+        # A ratio's low end is the gain's high end, unless it is told as a loss.
+        sign, word = (1.0, "lower") if gain["value"] >= 0 else (-1.0, "higher")
+        ends = sorted((sign * gain["low"], sign * gain["high"]))
+        gain = {"value": sign * gain["value"], "low": ends[0], "high": ends[1]}
         lines.append(
             _line(
                 format_quantity(best.unique_tokens),
-                f"loss {best.loss.value:.4f}, lower by "
+                f"loss {best.loss.value:.4f}, {word} by "
                 f"{_interval(gain, lambda v: f'{v:.2g} %')}; "
                 f"N {format_quantity(best.params.value)}, {best.epochs.value:.3g} epochs",
             )

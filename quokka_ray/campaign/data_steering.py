@@ -86,9 +86,13 @@ class DataSteering:
         params, unique, tokens = int(row["params"]), int(row["unique_tokens"]), int(row["tokens"])
         predicted = None
         if guide is not None:
-            found = guide.predict([params], [tokens], [unique], noise=True)
-            value, low, high = (float(v[0]) for v in (found.value, found.low, found.high))
-            # Of the last epoch that is paid for: a curve that ends early cannot be held to it.
+            points = self._menu.points(tokens, unique)
+            found = guide.predict(
+                [params] * len(points), points, [unique] * len(points), noise=True
+            )
+            # Of its lowest loss, which it will show whether it ends early or not.
+            lowest = int(found.value.argmin())
+            value, low, high = (float(v[lowest]) for v in (found.value, found.low, found.high))
             predicted = Predicted(value, low, high, beyond=False, forms=())
         return Proposal(
             params=params,

@@ -61,3 +61,16 @@ def test_recommend_says_what_more_unique_tokens_would_buy(tmp_path, capsys) -> N
     assert main(["recommend", law, "--flops", "1e20", "--more-unique-tokens", "3B"]) == 2
     for name in ("epochs.csv", "unique_tokens.csv", "figures/epochs.png"):
         assert (tmp_path / "law" / name).is_file()
+
+
+def test_a_larger_corpus_that_costs_loss_is_said_to() -> None:
+    from dataclasses import replace
+
+    from analysis.cli.recommending import more_data_text
+    from analysis.more_data import value_of_data
+    from analysis.uncertainty import Estimate
+
+    (row,) = value_of_data(published_state("eq15"), 1e9, factors=[3.0])
+    assert ", lower by " in more_data_text([row])
+    said = more_data_text([replace(row, gain=Estimate(1.02, 0.99, 1.04))])
+    assert "higher by 2 % (-1 % to 4 %)" in said.replace("  ", " ")
