@@ -20,7 +20,7 @@ from quokka_ray.corpus import TokenCorpus, prepare
 from quokka_ray.corpus.mixture import MixtureCorpus
 from quokka_ray.corpus.publishing import is_whole
 from quokka_ray.errors import ConfigurationError
-from quokka_ray.study.config import StudyConfig
+from quokka_ray.study.config import Range, StudyConfig
 from quokka_ray.study.folder import StudyFolder, open_folder
 from quokka_ray.study.trajectory import TrajectoryConfig
 
@@ -79,7 +79,10 @@ def prepare_study(
     train_tokens, unique = corpus.train_tokens, study.search.most_unique
     if isinstance(corpus, MixtureCorpus) and study.corpus.searched_weights:
         ranges = study.corpus.weight_ranges
-        train_tokens = corpus.train_tokens_within(ranges, study.model.seq_len, unique)
+        wanted = study.search.unique_tokens
+        fewest = int(wanted.low) if isinstance(wanted, Range) else wanted
+        for count in (unique, fewest):
+            train_tokens = corpus.train_tokens_within(ranges, study.model.seq_len, count)
     else:
         corpus.window_order(unique or train_tokens, study.model.seq_len, study.seed)
     corpus.validation_windows(

@@ -73,10 +73,20 @@ def test_trials_train_at_weights_of_their_own_on_tokens_that_are_there_once(
 def test_a_range_that_a_part_is_too_short_for_is_refused_before_anything_runs(
     study: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    override = "search.unique_tokens=10M"
-    assert main(["search", str(study), "--executor", "local", "--set", override]) == 2
-    assert "whatever its weights" in capsys.readouterr().err
-    assert not (study.parent / "runs").exists()
+    def refused(*overrides: str) -> str:
+        changes = [part for change in overrides for part in ("--set", change)]
+        assert main(["search", str(study), "--executor", "local", *changes]) == 2
+        assert not (study.parent / "runs").exists()
+        return capsys.readouterr().err
+
+    assert "whatever its weights" in refused("search.unique_tokens=10M")
+    # Of repeated data: at the fewest unique tokens, too, each part has a window.
+    said = refused(
+        "search.unique_tokens={low: 128, high: 20k}", "search.max_epochs=10",
+        "search.lr_schedule=constant", "target.unique_tokens=20k",
+    )  # fmt: skip
+    assert "128 unique tokens leave" in said
+    assert "make no window of 32" in said
 
 
 def test_the_example_searches_the_share_of_prose() -> None:

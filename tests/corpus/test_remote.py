@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from corpus.making import config, words, write
@@ -47,6 +48,36 @@ def test_what_one_machine_prepared_another_fetches(tmp_path: Path, store: str) -
     fourth = remote.open_corpus(tmp_path / "fourth" / first.name, store)
     assert bytes_of(fourth.path) == bytes_of(first)
     assert [path.name for path in (tmp_path / "fourth").glob(".preparing*")] == []
+
+
+def test_one_machine_reads_a_dataset_from_the_hub_and_all_others_fetch_its_tokens(
+    tmp_path: Path, store: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    huggingface_hub = pytest.importorskip("huggingface_hub")
+    datasets = pytest.importorskip("datasets")
+    asked: list[str] = []
+    rows = [{"text": text} for text in words(100)]
+
+    class Hub:
+        def dataset_info(self, dataset: str, revision: str | None) -> SimpleNamespace:
+            asked.append("commit")
+            return SimpleNamespace(sha="c" * 40)
+
+    def load(path: str, **keys: object) -> list[dict[str, str]]:
+        asked.append("rows")
+        return rows
+
+    monkeypatch.setattr(huggingface_hub, "HfApi", Hub)
+    monkeypatch.setattr(datasets, "load_dataset", load)
+    made = config(tmp_path, store=store, source="hub", dataset="org/name")
+    first = prepare(made)
+    assert asked == ["commit", "rows"]
+    # Who is told the text asks for its commit alone; a trial is told the tokens, and asks nobody.
+    assert bytes_of(prepare(node(made, tmp_path, "driver"))) == bytes_of(first)
+    assert asked == ["commit", "rows", "commit"]
+    trial = remote.open_corpus(tmp_path / "trial" / first.name, store)
+    assert bytes_of(trial.path) == bytes_of(first)
+    assert len(asked) == 3
 
 
 @pytest.mark.parametrize("damage", ["truncated", "altered", "missing"])

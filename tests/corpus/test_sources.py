@@ -224,9 +224,12 @@ def test_a_branch_is_pinned_to_its_commit_and_remembered_offline(
     pinned = hub(tmp_path, "org/name", revision="c" * 40)
     assert pinned.fingerprint() == address
     assert asked == [("org/name", "main")]
+    monkeypatch.delenv(variable)
+    assert texts(hub(tmp_path, "org/name", revision="c" * 40, streaming=False)) == ["row"]
     assert [(load["revision"], load["streaming"]) for load in loads] == [
         ("c" * 40, True),
         ("c" * 40, False),  # offline: the copy that was downloaded
+        ("c" * 40, False),  # and where it is to be downloaded first
     ]
 
 
