@@ -121,6 +121,7 @@ class Account:
         open: which candidates may be bought now, [T]; unset: all. A table's rows can be bought
             once, a cluster may have too few free devices for a run.
         overhead: what any run costs besides its own price.
+        unlisted: how many more were bought, which are not among the candidates.
     """
 
     budget: float
@@ -129,6 +130,7 @@ class Account:
     pending: tuple[int, ...] = ()
     open: np.ndarray | None = None
     overhead: float = 0.0
+    unlisted: int = 0
 
 
 @dataclass(frozen=True)
@@ -165,7 +167,7 @@ def choose(
         affordable &= account.open
     if not affordable.any():
         return None
-    started = len(account.bought)
+    started = len(account.bought) + account.unlisted
     policy = market.policy
     filling = started < policy.starts and account.spent < policy.start_share * account.budget
     if belief is None or started < policy.fewest or filling:
@@ -259,7 +261,7 @@ def _fill(
     """Return a cheap run far from those bought: the start."""
     policy = market.policy
     left = policy.start_share * account.budget - account.spent
-    price = left / max(policy.starts - len(account.bought), 1)
+    price = left / max(policy.starts - len(account.bought) - account.unlisted, 1)
     cheapest = float(costs[affordable].min())
     allowed = affordable & (costs <= max(price, 1.01 * cheapest))
     place = _middles(market.candidates)

@@ -183,24 +183,29 @@ class Beliefs:
 
         Returns:
             The runs to choose from, columns params, tokens, cost: the menu, with runs sized to use
-            up what is left where that is little; the market of these and, after them, of all
-            trajectories so far, whose candidates have their missing observations alone while they
-            run; the numbers of those that still run.
+            up what is left where that is little; the market of these and, after them, of
+            trajectories bought before: those that run, with their missing observations alone,
+            and in a start, which must keep its distance from them, those that have ended too;
+            the numbers of those that still run.
         """
         fits = int((self._menu.table["cost"] <= available).sum())
         sized = self._menu.affordable(available).iloc[fits:]
         table = self._menu.table
         if len(sized):
             table = pd.concat([table, sized], ignore_index=True)
-        more = [trajectories(self._menu, sized)] if len(sized) else []
+        bought: list[Trajectories] = []
         running = []
-        for number, state in enumerate(states):
+        starting = len(states) < self.market.policy.starts
+        for state in states:
             missing = missing_points(state)
             if missing:
-                running.append(len(table) + number)
+                running.append(len(table) + len(bought))
+            elif not starting:
+                continue
             points = Points.of(state.config.params, missing or state.config.points)
             owner = np.zeros(points.log_params.size, dtype=np.intp)
-            more.append(Trajectories(points, owner, np.ones(1)))
+            bought.append(Trajectories(points, owner, np.ones(1)))
+        more = ([trajectories(self._menu, sized)] if len(sized) else []) + bought
         return table, _extended(self.market, more), tuple(running)
 
     def predict(

@@ -390,10 +390,9 @@ class Campaign:
             observer.told(self, row)
 
     def _refit(self) -> None:
-        runs = self.runs()
-        self._laws.refit_guide(runs)
+        self._laws.refit_guide(self.ledger.runs(self._laws.read))
         if self.guide is not None and self._laws.pace.due:
-            self._refit_reported(runs)
+            self._refit_reported(self.runs())
 
     def _refit_reported(self, runs: pd.DataFrame) -> None:
         with self._laws.pace.run():

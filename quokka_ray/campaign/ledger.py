@@ -9,7 +9,7 @@ import json
 import logging
 import os
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -178,13 +178,16 @@ class Ledger:
                     new += self.append(row)
         return new
 
-    def runs(self) -> pd.DataFrame:
+    def runs(self, columns: Sequence[str] | None = None) -> pd.DataFrame:
         """Return the run table: one observation a row; a run without one keeps a row of its own.
 
         What diverged, failed or was stopped before its last observation appears with its status,
         so that the report can count it; only `finished` rows carry a loss. `flops_spent` and
         `device_seconds` are marginal: they add up to what the trajectories have cost. Where
         weights of a mixture are searched, a column `share_<part>` for each of its parts.
+
+        Args:
+            columns: Some of the columns, where not all are needed.
         """
         rows = []
         for name, state in self.trajectories.items():
@@ -192,8 +195,10 @@ class Ledger:
                 self._rows[name] = _run_rows(state)
             rows += self._rows[name]
         # Columns of lists: pandas takes several times as long over rows of dictionaries.
-        shares = [name for name in rows[0] if name.startswith(PREFIX)] if rows else []
-        return pd.DataFrame({name: [row[name] for row in rows] for name in RUN_COLUMNS + shares})
+        if columns is None:
+            shares = [name for name in rows[0] if name.startswith(PREFIX)] if rows else []
+            columns = RUN_COLUMNS + shares
+        return pd.DataFrame({name: [row[name] for row in rows] for name in columns})
 
     def _write(self, line: str, durable: bool) -> None:
         try:

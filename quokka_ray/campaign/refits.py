@@ -15,6 +15,7 @@ import pandas as pd
 
 from analysis.errors import AnalysisError
 from analysis.fitting.fit import Fit, fit_law
+from analysis.runs import taken_rows
 from quokka_ray.pacing import Pace
 from quokka_ray.study.config import StudyConfig
 
@@ -28,15 +29,11 @@ from 30 rows to 500. In between it starts from the guide before."""
 SEARCH_BELOW = 30
 """With fewer rows it always searches: a few rows more can move the optimum to another valley."""
 
-_UNREAD = [
-    "study", "params_non_embedding", "unique_tokens", "epochs", "flops", "flops_convention",
-    "params_convention", "loss_stderr", "train_loss", "batch_tokens", "seq_len", "kernel",
-    "noise_schedule", "objective", "weight_decay", "dropout", "seed", "corpus", "tokenizer",
-    "flops_spent", "device_seconds", "warmup_tokens", "cooldown_tokens", "parent",
-    "loss_stderr_paired",
-]  # fmt: skip
-"""Columns that the guide does not read: checking them at every observation costs as much as its
-fit. The reported law has them checked."""
+_READ = (
+    "trajectory", "observation", "params", "tokens", "loss", "lr", "lr_schedule", "evaluator",
+    "cooled", "status", "regime",
+)  # fmt: skip
+"""Columns that the guide reads. The reported law has all of them checked."""
 
 
 class Refits:
@@ -57,8 +54,8 @@ class Refits:
         self._law = study.law
         self._name = study.law_name
         self._guiding = study.law_name if study.search.repeats else "chinchilla"
-        read = ("unique_tokens", "epochs") if study.search.repeats else ()
-        self._unread = [name for name in _UNREAD if name not in read]
+        self.read = (*_READ, *(("unique_tokens", "epochs") if study.search.repeats else ()))
+        """Columns of the run table that refits of the guide need."""
         self.guide: Fit | None = None
         """The five-parameter law alone, or the search's own law of repeated data, which the
         steering takes as true. It has no resamples."""
@@ -75,17 +72,24 @@ class Refits:
         return self._behind
 
     def refit_guide(self, runs: pd.DataFrame) -> None:
-        """Refit the guide to all of `runs`; without enough of them it stays as it was."""
+        """Refit the guide to all of `runs`; without enough of them it stays as it was.
+
+        Args:
+            runs: The run table, or its columns `read`.
+        """
         self._behind = True
         searches = len(runs) < SEARCH_BELOW or len(runs) >= SEARCH_GROWTH * self._searched
         near = None if searches else self.guide
+        table = runs[list(self.read)]
         try:
             self.guide = fit_law(
-                runs.drop(columns=self._unread, errors="ignore"),
+                table if near is None else taken_rows(table),
                 law=self._guiding,
                 discrepancy="none",
                 bootstrap=0,
                 near=near,
+                # What checking finds, it finds where the whole space is searched.
+                checked=near is not None,
                 **self._settings,
             )
         except AnalysisError as error:

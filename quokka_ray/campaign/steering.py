@@ -203,7 +203,14 @@ class Steering:
         def best(allowed: np.ndarray) -> Choice | None:
             open_ = np.concatenate([allowed, np.zeros(len(bought), dtype=bool)])
             rng = np.random.default_rng([self._study.seed, len(states)])
-            account = Account(budget, budget - available, bought, running, open_)
+            account = Account(
+                budget,
+                budget - available,
+                bought,
+                running,
+                open_,
+                unlisted=len(states) - len(bought),
+            )
             return choose(market, belief, account, rng)
 
         choice = best(payable) if self._may_replicate(states) else None
