@@ -161,7 +161,9 @@ class Campaign:
         if kind == "progress":
             state.advance(row)
         else:
-            new = self.ledger.append(row)
+            # The trial has it on the disk, and what the ledger lacks is merged from there: it need
+            # not be waited for twice.
+            new = self.ledger.append(row, durable=False)
         if kind == "ended":
             self._live.discard(row["trajectory"])
         if not new:

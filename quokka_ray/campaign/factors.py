@@ -22,8 +22,9 @@ from analysis.fitting.fit import Fit
 from quokka_ray.campaign.ledger import TrajectoryState
 from quokka_ray.study.config import Range, SearchConfig
 
-MAX_TOLD = 1000
-"""Observations told at an ask, the latest ones; telling costs time in proportion."""
+MAX_TOLD = 250
+"""Observations told at an ask, the latest ones: telling costs time in proportion, and from 250 on
+the estimator counts 25 as good however many there are."""
 
 NO_WEIGHTS: Mapping[str, Range] = MappingProxyType({})
 """Of a study whose corpus is no mixture, or has weights that stay."""

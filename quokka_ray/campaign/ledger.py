@@ -149,8 +149,9 @@ class Ledger:
         return True
 
     def close(self) -> None:
-        """Close the file. Every record is already on the disk."""
+        """Close the file, all records on the disk."""
         if not self._read_only:
+            self._sync()
             self._file.close()
 
     def unfinished(self) -> list[TrajectoryState]:
@@ -204,8 +205,14 @@ class Ledger:
         try:
             self._file.write(line.encode())
             self._file.flush()
-            if durable:
-                os.fsync(self._file.fileno())
+        except OSError as error:
+            raise MachineError(f"cannot write the ledger {self.path}: {error.strerror}") from error
+        if durable:
+            self._sync()
+
+    def _sync(self) -> None:
+        try:
+            os.fsync(self._file.fileno())
         except OSError as error:
             raise MachineError(f"cannot write the ledger {self.path}: {error.strerror}") from error
 
