@@ -7,10 +7,12 @@ either loss.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 MARGIN = 0.02
 """Share of the loss that a rise or a fall must exceed."""
@@ -118,13 +120,16 @@ def second_descent(
     return None
 
 
-def mark_second_descents(runs: pd.DataFrame) -> pd.DataFrame:
+def mark_second_descents(runs: "pd.DataFrame") -> "pd.DataFrame":
     """Return a run table with a column `regime`: `second_descent` past the peak, else None.
 
     Args:
         runs: columns `trajectory`, `tokens`, `loss`; the paired errors are read from
             `loss_stderr_paired` where it is given. Rows without a loss are passed by.
     """
+    # A trial reads this module too, and starts without pandas.
+    import pandas as pd
+
     regime = pd.Series([None] * len(runs), index=runs.index, dtype=object)
     seen = runs[runs["loss"].notna()]
     for _, curve in seen.groupby("trajectory", sort=False):

@@ -84,6 +84,11 @@ def test_a_campaign_loads_neither_torch_nor_ray() -> None:
     assert not loaded & {"torch", "ray"}
 
 
+def test_a_trial_starts_without_what_it_does_not_need() -> None:
+    loaded = loaded_after("import quokka_ray.training.run")
+    assert not loaded & {"ray", "optuna", "pandas", "scipy", "matplotlib", "tensorboard"}
+
+
 def test_the_command_line_answers_without_loading_torch_or_ray() -> None:
     loaded = loaded_after("from quokka_ray.cli.main import build_parser; build_parser()")
     assert not loaded & {"torch", "ray"}

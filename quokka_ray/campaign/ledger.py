@@ -188,7 +188,7 @@ class Ledger:
         weights of a mixture are searched, a column `share_<part>` for each of its parts.
 
         Args:
-            columns: Some of the columns, where not all are needed.
+            columns: Some of `RUN_COLUMNS`, where not all are needed; shares are always there.
         """
         rows = []
         for name, state in self.trajectories.items():
@@ -196,10 +196,9 @@ class Ledger:
                 self._rows[name] = _run_rows(state)
             rows += self._rows[name]
         # Columns of lists: pandas takes several times as long over rows of dictionaries.
-        if columns is None:
-            shares = [name for name in rows[0] if name.startswith(PREFIX)] if rows else []
-            columns = RUN_COLUMNS + shares
-        return pd.DataFrame({name: [row[name] for row in rows] for name in columns})
+        shares = [name for name in rows[0] if name.startswith(PREFIX)] if rows else []
+        wanted = [*(columns or RUN_COLUMNS), *shares]
+        return pd.DataFrame({name: [row[name] for row in rows] for name in wanted})
 
     def _write(self, line: str, durable: bool) -> None:
         try:

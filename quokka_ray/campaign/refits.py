@@ -15,6 +15,7 @@ import pandas as pd
 
 from analysis.errors import AnalysisError
 from analysis.fitting.fit import Fit, fit_law
+from analysis.laws.mixture import PREFIX
 from analysis.runs import taken_rows
 from quokka_ray.pacing import Pace
 from quokka_ray.study.config import StudyConfig
@@ -80,7 +81,7 @@ class Refits:
         self._behind = True
         searches = len(runs) < SEARCH_BELOW or len(runs) >= SEARCH_GROWTH * self._searched
         near = None if searches else self.guide
-        table = runs[list(self.read)]
+        table = runs[[c for c in runs if c in self.read or str(c).startswith(PREFIX)]]
         try:
             self.guide = fit_law(
                 table if near is None else taken_rows(table),

@@ -58,7 +58,7 @@ def plainly(rows: list[Scored], seed: int) -> dict:
     return asked.ask(space).params
 
 
-@pytest.mark.parametrize("count", [0, 5, 40, 300])
+@pytest.mark.parametrize("count", [0, 5, 40, MAX_TOLD])
 def test_the_answer_is_optunas_own(count: int) -> None:
     rows = told(count)
     for seed in range(3):
