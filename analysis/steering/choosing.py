@@ -27,6 +27,7 @@ class Policy:
         start_share: of the budget, spent to fill the space before any law is trusted.
         starts: runs of the start at most.
         fewest: runs of the start even where they cost more than its share.
+        start_reach: its runs may cost this much of the cheapest one, whatever their share.
         largest_share: a run costs at most this share of what was spent before it.
         trusted: probability of the simplest form from which on the search is bold.
         bold, cautious: a score is divided by the cost to this power. The cautious one buys
@@ -39,6 +40,7 @@ class Policy:
     start_share: float = 0.05
     starts: int = 10
     fewest: int = 3
+    start_reach: float = 1.01
     largest_share: float = 1 / 3
     trusted: float = 0.6
     bold: float = 0.7
@@ -46,8 +48,9 @@ class Policy:
     plan: bool = False
 
 
-SMALL_POOL = Policy(starts=2, fewest=2, plan=True)
-"""Of a pool of which the budget buys a few dozen runs at most."""
+SMALL_POOL = Policy(starts=2, fewest=2, start_reach=2.0, plan=True)
+"""Of a pool of which the budget buys a few dozen runs at most. Its two cheapest runs are often
+neighbours, which together tell what one does."""
 
 POOL = Policy(starts=3, largest_share=float("inf"), bold=0.4)
 """Of a recorded pool, whose every run can be had once and whose places to predict are near: the
@@ -263,7 +266,7 @@ def _fill(
     left = policy.start_share * account.budget - account.spent
     price = left / max(policy.starts - len(account.bought) - account.unlisted, 1)
     cheapest = float(costs[affordable].min())
-    allowed = affordable & (costs <= max(price, 1.01 * cheapest))
+    allowed = affordable & (costs <= max(price, policy.start_reach * cheapest))
     place = _middles(market.candidates)
     if account.bought:
         distance = np.linalg.norm(place[:, None] - place[list(account.bought)], axis=2).min(axis=1)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from analysis.laws.base import FloatArray, Law, get_law
+from analysis.laws.base import FloatArray, Law, Points, Prior, get_law
 from analysis.laws.coupled import LOG_KAPPA_SPREAD
 from analysis.laws.shrinkage import GAMMA_SPREAD, OFFSET_SPREAD
 
@@ -24,6 +24,13 @@ LENGTH = 6.0
 """Correlation length of a misfit in ln N and ln D, as there."""
 
 
+TYPICAL_MEAN = {"ln_E": -0.6, "ln_A": -1.55, "ln_B": -1.6, "alpha": 0.34, "beta": 0.325}
+TYPICAL_SPREAD = {"ln_E": 0.3, "ln_A": 0.5, "ln_B": 0.5, "alpha": 0.1, "beta": 0.1}
+"""Of fits with a misfit to seven tables (Quokka, Farseer, OpenLM's three corpora, Step Law,
+datablations), floor and scales relative to the mean ln L at the runs' middle; the spreads are
+twice those between the tables."""
+
+
 @dataclass(frozen=True)
 class Form:
     """One hypothesis.
@@ -33,6 +40,8 @@ class Form:
         law: its formula.
         share: prior probability, to a common factor.
         spread: prior spreads that replace the law's own, by coordinate; 0 holds one at its mean.
+        mean: prior means that replace the law's own, by coordinate; those of a floor or a scale
+            (a logarithm) relative to the runs' mean ln L.
         amplitude: of the smooth misfit, as a share of the reducible loss; 0 for none.
     """
 
@@ -41,13 +50,19 @@ class Form:
     share: float = 1.0
     spread: dict[str, float] = field(default_factory=dict)
     amplitude: float = 0.0
+    mean: dict[str, float] = field(default_factory=dict)
 
-    def spreads(self, own: FloatArray) -> FloatArray:
-        """Return the prior spreads of theta, [P]."""
-        result = np.array(own, dtype=np.float64)
+    def prior(self, points: Points, log_loss: FloatArray) -> Prior:
+        """Return the priors on theta, for centred points and their ln L."""
+        own = self.law.prior(points, log_loss, weak=True)
+        mean, spread = np.array(own.mean), np.array(own.spread, dtype=np.float64)
         for name, value in self.spread.items():
-            result[self.law.coordinates.index(name)] = value
-        return result
+            spread[self.law.coordinates.index(name)] = value
+        for name, value in self.mean.items():
+            index = self.law.coordinates.index(name)
+            relative = self.law.kinds[index] in ("floor", "scale")
+            mean[index] = value + (float(np.mean(log_loss)) if relative else 0.0)
+        return Prior(mean, spread)
 
 
 _NONE = {"ln_kappa": 0.0, "gamma": 0.0, "lambda1": 0.0, "lambda2": 0.0}
@@ -76,7 +91,10 @@ def standard() -> tuple[Form, ...]:
 def recorded() -> tuple[Form, ...]:
     """Return the forms for runs of real projects, on which a misfit has always been found."""
     shares = (0.25, 0.08, 0.08, 0.08, 0.08, 0.35)
-    forms = [replace(f, share=s) for f, s in zip(standard(), shares, strict=True)]
+    forms = [
+        replace(f, share=s, mean=TYPICAL_MEAN, spread=TYPICAL_SPREAD | f.spread)
+        for f, s in zip(standard(), shares, strict=True)
+    ]
     return (*forms, replace(forms[-1], name="large misfit", share=0.08, amplitude=2 * MISFIT))
 
 

@@ -144,8 +144,8 @@ class _Fitter:
         self.points = runs.points.shifted(*centre)
         self.log_flops = runs.log_flops
         self.middle = float(self.log_flops.mean())
-        prior = form.law.prior(self.points, runs.log_loss, weak=True)
-        spread = form.spreads(prior.spread)
+        prior = form.prior(self.points, runs.log_loss)
+        spread = prior.spread
         self.mean = prior.mean
         self.active = spread > 0
         self.features = basis.size if form.amplitude > 0 else 0
