@@ -31,6 +31,7 @@ sys.path.insert(0, str(ROOT))
 import torch  # noqa: E402
 
 from benchmarks.training.table import Row, Setting  # noqa: E402
+from quokka_ray.training.device_memory import release  # noqa: E402
 
 
 @dataclass(frozen=True)
@@ -113,8 +114,8 @@ def main() -> int:
             said = str(error).split("\n", 1)[0]
             print(f"{name}: failed, its other rows are missing: {type(error).__name__}: {said}")
             failed.append(name)
-            if has_gpu:
-                torch.cuda.empty_cache()
+        # Trainers lie in reference cycles; the next group's processes need what they hold.
+        release(where)
         print(f"  {name}: {time.monotonic() - begun:.0f} s", flush=True)
     share, what = min(shares, default=(float("nan"), "nothing was measured"))
     if failed:

@@ -7,6 +7,7 @@ from torch.backends.cuda import SDPAParams, can_use_flash_attention
 
 from benchmarks.training.runs import run_of, step_flops, windows_of
 from benchmarks.training.table import GiB, Row, Setting, interleaved
+from quokka_ray.training.device_memory import release
 from quokka_ray.training.loop import Trainer
 
 DATA_SHEET = {
@@ -45,7 +46,7 @@ def rows(setting: Setting) -> Iterator[Row]:
     """Yield 1B at T 2048 against the data sheet and a matrix product, then a small model."""
     name = torch.cuda.get_device_name(setting.device)
     yield from _large_rows(setting, name)
-    torch.cuda.empty_cache()
+    release(setting.device)
     yield _graph_row(setting.device, name)
 
 

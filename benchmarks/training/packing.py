@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from quokka_ray.diffusion.build import build_objective
 from quokka_ray.diffusion.objective import masked_cross_entropy
 from quokka_ray.model.transformer import DiffusionTransformer, build_model
 from quokka_ray.study.trajectory import TrajectoryConfig
+from quokka_ray.training.device_memory import release
 from quokka_ray.training.loop import Trainer
 from quokka_ray.training.precision import products_in_bf16
 
@@ -65,15 +67,26 @@ def rows(setting: Setting) -> Iterator[Row]:
         if name == "50k":
             continue
         config = run_of(**size.run)
-        seconds = 2.0 if setting.quick else 8.0
+        seconds = 2.0 if setting.quick else 5.0
         one = _processes(name, 1, seconds)
         best, how = one, "one at a time"
         for count in size.together:
-            for way, rate in (
-                (f"{count} processes", _processes(name, count, seconds)),
-                (f"a cohort of {count}", _cohort_rate(config, count, seconds)),
-            ):
-                print(f"  {name}, {way}: {rate:,.0f} tokens/s, {rate / one:.2f} of one")
+            ways = {
+                f"{count} processes": partial(_processes, name, count, seconds),
+                f"a cohort of {count}": partial(_cohort_rate, config, count, seconds),
+            }
+            for way, measured in ways.items():
+                try:
+                    rate = measured()
+                except RuntimeError as error:
+                    # Memory that is out among others: the other ways are measured all the same.
+                    said = str(error).split("\n", 1)[0]
+                    print(f"  {name}, {way}: left out: {said}", flush=True)
+                    continue
+                finally:
+                    release("cuda")
+                said = f"{rate:,.0f} tokens/s, {rate / one:.2f} of one"
+                print(f"  {name}, {way}: {said}", flush=True)
                 if rate > best:
                     best, how = rate, way
         mfu = best * step_flops(config) / config.batch_tokens / PEAK
@@ -187,15 +200,24 @@ def _processes(name: str, count: int, seconds: float) -> float:
         )
         for _ in range(count)
     ]
-    for process in started:
-        assert process.stdout is not None
-        if process.stdout.readline().strip() != "ready":
-            raise RuntimeError(f"a trial of {name} did not start")
-    for process in started:
-        assert process.stdin is not None
-        process.stdin.write("go\n")
-        process.stdin.flush()
-    return sum(float(process.communicate()[0]) for process in started)
+    try:
+        for process in started:
+            assert process.stdout is not None
+            if process.stdout.readline().strip() != "ready":
+                raise RuntimeError(f"a trial of {name} did not start; its error stands above")
+        for process in started:
+            assert process.stdin is not None
+            process.stdin.write("go\n")
+            process.stdin.flush()
+        said = [process.communicate()[0] for process in started]
+    finally:
+        # One that did not start leaves the others waiting, on a GPU that the next ones need.
+        for process in started:
+            process.kill()
+            process.wait()
+    if any(process.returncode for process in started):
+        raise RuntimeError(f"a trial of {name} ended early; its error stands above")
+    return sum(map(float, said))
 
 
 def _cohort_on_cpu(setting: Setting) -> Row:

@@ -19,6 +19,9 @@ from torch import Tensor
 from torch.nn import functional
 from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
 
+_NARROWEST_HEAD = 16
+"""Width of a head from which FlexAttention's kernels for GPUs serve."""
+
 
 @lru_cache(maxsize=1)
 def _compiled() -> Callable[..., Any]:
@@ -50,10 +53,10 @@ class Documents:
     ) -> Tensor:
         """Return attention within documents, [B, H, T, head_dim] from three of that shape.
 
-        On a GPU FlexAttention skips blocks without a pair of one document; elsewhere documents
-        are attended to one after another.
+        On a GPU FlexAttention skips blocks without a pair of one document; elsewhere, and for
+        heads narrower than its kernels take, documents are attended to one after another.
         """
-        if query.device.type == "cuda":
+        if query.device.type == "cuda" and query.shape[-1] >= _NARROWEST_HEAD:
             return self.attend_in_blocks(query, key, value, scale)
         return self.attend_in_turn(query, key, value, scale)
 
@@ -92,6 +95,8 @@ class Documents:
                 same_document, batch, None, seq_len, seq_len, ids.device, _compile=compiled
             )
         attend: Any = _compiled() if compiled else flex_attention
+        # Autocast, which makes the three of one type for other attention, does not know this one.
+        query, key = query.to(value.dtype), key.to(value.dtype)
         mixed: Tensor = attend(query, key, value, block_mask=self._block_mask, scale=scale)
         return mixed
 

@@ -25,8 +25,14 @@ logger = logging.getLogger(__name__)
 NOTES_FILE = ".memory.json"
 """Where notes are kept, beside the folders of the trajectories that share them."""
 
-_CPU_ALLOCATOR = ("DefaultCPUAllocator: can't allocate memory", "DefaultCPUAllocator: not enough")
-"""How torch says on a CPU that memory is out, on Linux and elsewhere: plain RuntimeErrors."""
+_OUT_OF_MEMORY = (
+    "DefaultCPUAllocator: can't allocate memory",
+    "DefaultCPUAllocator: not enough",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUDA error: out of memory",
+)
+"""How plain RuntimeErrors say that memory is out: torch's on a CPU, on Linux and elsewhere, and
+those of libraries on a GPU that allocate past torch."""
 
 _PLAUSIBLE = (0.5, 3.0)
 """Corrections outside this range were measured on something else."""
@@ -37,7 +43,7 @@ def is_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, torch.OutOfMemoryError):
         return True
     text = str(error)
-    return isinstance(error, RuntimeError) and any(sign in text for sign in _CPU_ALLOCATOR)
+    return isinstance(error, RuntimeError) and any(sign in text for sign in _OUT_OF_MEMORY)
 
 
 def release(device: str) -> None:

@@ -19,3 +19,5 @@ def fix_float32_products() -> None:
     more than rounding, silently; whoever wants its speed says bf16, which is twice as fast again.
     """
     torch.set_float32_matmul_precision("highest")
+    # Convolutions have a switch of their own, and it is on unless somebody turns it off.
+    torch.backends.cudnn.allow_tf32 = False

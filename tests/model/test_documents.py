@@ -96,6 +96,16 @@ def test_both_ways_of_attending_equal_a_dense_mask(causal, scale):
         torch.testing.assert_close(attend(q, k, v, scale), dense, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.filterwarnings("ignore:flex_attention called without")
+def test_queries_that_autocast_left_wider_than_values_are_attended_to_in_the_values_type():
+    documents = Documents(packed(), END)
+    q, k, v = torch.randn(3, 2, 2, 32, 16, generator=torch.Generator().manual_seed(0)).unbind(0)
+    mixed = documents.attend_in_blocks(q, k, v.bfloat16())
+    assert mixed.dtype == torch.bfloat16
+    wide = documents.attend_in_blocks(q, k, v)
+    torch.testing.assert_close(mixed.float(), wide, rtol=2e-2, atol=2e-2)
+
+
 def test_gradients_stay_within_their_document():
     module, tokens = build(RICH), packed()
     embedded = []

@@ -160,6 +160,17 @@ def test_memory_that_ends_in_the_second_micro_batch_and_again_later_halves_twice
     assert outcome.loss == pytest.approx(undisturbed["adamw"].loss, rel=1e-5)
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+        "CUDA error: out of memory\nCUDA kernel errors might be reported later",
+    ],
+)
+def test_memory_that_is_out_beside_torchs_own_counts(text):
+    assert is_out_of_memory(RuntimeError(text))
+
+
 def test_the_text_of_a_cpus_allocator_counts_and_other_errors_do_not(
     corpus, tmp_path, monkeypatch
 ):
