@@ -81,9 +81,9 @@ def run_status(options: argparse.Namespace) -> int:
             f"{_interval(row['predicted']):>17} {_deviations(row['surprise']):>6} "
             f"{row['lr']:>8.2g}  {_mixed(row['mixture'])}{row['reason']}")  # fmt: skip
         if curve := row["curve"]:
-            say(f"    {curve['first']:.3g} to {curve['last']:.3g} epochs, the loss above the "
-                f"lowest at {curve['lowest_at']:.3g}; at the last {curve['rise']:+.1%}: "
-                f"{curve['shape']}")  # fmt: skip
+            say(f"    {curve['first']:.3g} to {curve['last']:.3g} epochs, lowest at "
+                f"{curve['lowest_at']:.3g}, at the last {curve['rise']:+.1%}: {curve['shape']}"
+                )  # fmt: skip
             continue
         for seen in row["observations"] if len(row["observations"]) > 1 else ():
             loss = "diverged" if seen["loss"] is None else f"{seen['loss']:.3f}"

@@ -8,6 +8,7 @@ import pytest
 from support.repeated import LAW, TRUTH, menu_of, open_campaign, rows_of, run, study
 
 from analysis.laws.base import Points
+from analysis.ushape import curve_of, done_after
 from quokka_ray.campaign.budget import projected_flops
 from quokka_ray.campaign.campaign import Answer
 from quokka_ray.campaign.data_menu import FEWEST_POINTS, DataMenu
@@ -89,7 +90,10 @@ def test_a_search_finds_how_many_epochs_help(folder):
     ended_early = {t.id for t in trained if last[t.id] < t.tokens}
     # Judged by the truth without noise: who clearly turned before the last point ends early, and
     # nobody who did not turn by nearly the margin.
-    assert len(ended_early) >= 0.8 * len(trained)
+    assert ended_early
+    # A curve may show only at the last point of its plan that it has turned.
+    observations = [campaign.ledger.trajectories[t.id].observations for t in trained]
+    assert sum(done_after(*curve_of(seen)) is not None for seen in observations) >= 6
     assert {t.id for t in trained if turns(t, 0.03)} <= ended_early
     assert ended_early <= {t.id for t in trained if turns(t, 0.01)}
     assert runs["flops_spent"].sum() == pytest.approx(account.spent)
@@ -121,7 +125,7 @@ def test_most_trajectories_turn_and_two_at_once_never_overrun_the_budget(seed, f
                 campaign.tell(row)
             campaign.returned(config.id)
             seen = campaign.ledger.trajectories[config.id].observations
-            trained, turned = trained + 1, turned + (len(seen) < len(config.points))
+            trained, turned = trained + 1, turned + (done_after(*curve_of(seen)) is not None)
         else:
             break
     assert campaign.account.spent <= campaign.account.cap
