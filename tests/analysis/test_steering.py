@@ -12,7 +12,13 @@ from analysis.errors import AnalysisError
 from analysis.laws.base import Points
 from analysis.steering.choosing import SMALL_POOL, Account, Market, choose, expected_cuts
 from analysis.steering.estimate import mixture
-from analysis.steering.forms import five_parameters, standard
+from analysis.steering.forms import (
+    TYPICAL_MEAN,
+    TYPICAL_SPREAD,
+    five_parameters,
+    recorded,
+    standard,
+)
 from analysis.steering.goals import Losses, Optimum
 from analysis.steering.places import Trajectories, taken
 from analysis.steering.planning import Hypothesis, best_plan
@@ -303,6 +309,16 @@ def test_losses_at_places_are_a_goal_too():
     truth = log_loss(wanted)
     assert np.all((low < truth) & (truth < high))
     np.testing.assert_allclose(middle, truth, atol=0.03)
+
+
+def test_recorded_pools_are_expected_to_look_like_other_projects():
+    points = Points.of([1e8, 1e9], [1e10, 1e10]).shifted(np.log(3e8), np.log(1e10))
+    for level in (0.5, 1.2):
+        prior = recorded()[0].prior(points, np.full(2, level))
+        assert prior.mean[0] == pytest.approx(level + TYPICAL_MEAN["ln_E"])
+        assert prior.mean[3] == TYPICAL_MEAN["alpha"]
+        assert prior.spread[4] == TYPICAL_SPREAD["beta"]
+        assert np.all(prior.spread[5:] == 0.0), "five parameters have nothing else that is free"
 
 
 def test_the_mixture_answers_like_a_fit():

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from laboratory import difference
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
@@ -49,3 +50,29 @@ def test_a_threshold_counts_from_where_the_error_stays_below(written):
     assert written.crossing(curve, "ln_loss", 0.1) == np.inf
     curve["ln_loss"] = [np.inf, 0.5, 0.4, 0.3]
     assert written.crossing(curve, "ln_loss", 1.0) == 2.0
+
+
+@pytest.mark.parametrize("skew", [0.0, 0.6, -1.4])
+def test_the_recipe_laws_gradient_is_that_of_its_formula(monkeypatch, skew):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    recipe = importlib.import_module("steering_recipe")
+    rng = np.random.default_rng(0)
+    x, z, lr, batch = rng.standard_normal((4, 12)) * np.array([[1.0], [1.0], [1.5], [1.5]])
+    points = recipe.RecipePoints(x, z, None, lr, batch)
+    theta = 0.3 * rng.standard_normal(16)
+    theta[[5, 10]] = -2.0
+    theta[[9, 14]] = skew + 2e-3
+    law = recipe.RecipeLaw()
+    numeric = difference(lambda t: law.log_loss(t, points), theta)
+    np.testing.assert_allclose(law.gradient(theta, points), numeric, rtol=1e-5, atol=1e-7)
+
+
+def test_a_recipe_laws_bowl_without_skew_and_tilt_is_a_parabola(monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    recipe = importlib.import_module("steering_recipe")
+    off = np.linspace(-2.0, 2.0, 5)
+    same = np.zeros(5)
+    theta = np.zeros(16)
+    theta[5] = np.log(0.02)
+    loss = recipe.RecipeLaw().log_loss(theta, recipe.RecipePoints(same, same, None, off, same))
+    np.testing.assert_allclose(loss - loss[2], 0.02 * off**2, rtol=2e-3)
