@@ -265,7 +265,8 @@ def test_surprise_is_standard_normal_under_the_belief(market, belief):
 
 @pytest.mark.parametrize("observations", [1, 3])
 def test_a_step_with_two_hundred_runs_and_two_thousand_candidates_takes_50_ms(observations):
-    """The shortest of a few, since the machine is shared; the benchmark prints the usual one."""
+    """The shortest of a few, since the machine is shared, and of this thread, since those of a
+    matrix library spin beside it; the benchmark prints the usual one."""
     market = Market.of(trunks(menu(50, 40), observations), Optimum(TARGET))
     rng = np.random.default_rng(0)
     chosen = rng.integers(2000, size=200)
@@ -276,9 +277,9 @@ def test_a_step_with_two_hundred_runs_and_two_thousand_candidates_takes_50_ms(ob
     account = Account(1e3 * LARGEST, 1e2 * LARGEST, tuple(chosen))
     times = []
     for _ in range(5):
-        began = time.process_time()
+        began = time.thread_time()
         choose(market, market.believe(runs, before), account, rng)
-        times.append(time.process_time() - began)
+        times.append(time.thread_time() - began)
     assert min(times) < 0.1
 
 
