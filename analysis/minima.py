@@ -14,7 +14,7 @@ from scipy.stats import t as student
 
 from analysis.laws.base import FloatArray
 from analysis.uncertainty import Estimate
-from analysis.ushape import done_after, second_descent
+from analysis.ushape import curve_of, done_after, second_descent
 
 NEAR = 0.06
 """Share of the lowest loss within which observations tell where it lies."""
@@ -56,18 +56,16 @@ def curve_minima(runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def _minimum(name: str, curve: pd.DataFrame) -> dict[str, object] | None:
-    loss = curve["loss"].to_numpy(dtype=np.float64)
+    losses, errors = curve_of(curve.to_dict("records"))
+    kept = second_descent(losses, errors)
+    losses, errors = losses[:kept], errors[:kept]
+    loss = np.array(losses)
     unique = float(curve["unique_tokens"].max())
-    epochs = curve["tokens"].to_numpy(dtype=np.float64) / unique
-    errors = np.zeros(loss.size)
-    if "loss_stderr_paired" in curve:
-        errors = curve["loss_stderr_paired"].fillna(0.0).to_numpy(dtype=np.float64)
-    kept = second_descent(loss.tolist(), errors.tolist()) or loss.size
-    loss, epochs, errors = loss[:kept], epochs[:kept], errors[:kept]
+    epochs = curve["tokens"].to_numpy(dtype=np.float64)[: loss.size] / unique
     if loss.size < _FEWEST or epochs[-1] <= 1.0:
         return None
     at = int(loss.argmin())
-    done = done_after(loss.tolist(), errors.tolist()) is not None
+    done = done_after(losses, errors) is not None
     shape = TURNED if done else NOT_REACHED if at == loss.size - 1 else ROSE
     if shape == NOT_REACHED:
         value, low, high = np.nan, epochs[-1], np.nan

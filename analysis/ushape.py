@@ -7,7 +7,7 @@ either loss.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 import numpy as np
 
@@ -29,11 +29,15 @@ def curve_of(rows: Iterable[Mapping[str, Any]]) -> tuple[list[float], list[float
 
     Args:
         rows: `loss` and perhaps `loss_stderr_paired` of each, in the order of their epochs; those
-            without a loss are passed by.
+            without a loss are passed by. A table's NaN is not known.
     """
-    seen = [row for row in rows if row["loss"] is not None]
-    errors = [float(row.get("loss_stderr_paired") or 0.0) for row in seen]
-    return [float(row["loss"]) for row in seen], errors
+    seen = [row for row in rows if _known(row["loss"])]
+    errors = [row.get("loss_stderr_paired") for row in seen]
+    return [float(row["loss"]) for row in seen], [e if _known(e) else 0.0 for e in errors]
+
+
+def _known(value: float | None) -> TypeGuard[float]:
+    return value is not None and not np.isnan(value)
 
 
 def past_minimum(
@@ -134,10 +138,7 @@ def mark_second_descents(runs: "pd.DataFrame") -> "pd.DataFrame":
     seen = runs[runs["loss"].notna()]
     for _, curve in seen.groupby("trajectory", sort=False):
         ordered = curve.sort_values("tokens")
-        errors = None
-        if "loss_stderr_paired" in ordered:
-            errors = ordered["loss_stderr_paired"].fillna(0.0).tolist()
-        first = second_descent(ordered["loss"].tolist(), errors)
+        first = second_descent(*curve_of(ordered.to_dict("records")))
         if first is not None:
             regime[ordered.index[first:]] = SECOND_DESCENT
     return runs.assign(regime=regime)

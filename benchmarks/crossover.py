@@ -29,11 +29,12 @@ from crossover_runs import (
     REGULARISED,
     Recipe,
     best,
+    folder_of,
     go,
     lowest,
-    observations,
     planned,
 )
+from observed import observations, run_table
 
 from analysis.units import parse_quantity
 
@@ -80,46 +81,13 @@ def chosen_recipes(
 
 def table_of(recipes: list[Recipe], options: argparse.Namespace) -> pd.DataFrame:
     """Return all observations of these runs as a run table, one a row."""
-    rows = []
-    for recipe in dict.fromkeys(recipes):
-        config = planned(recipe, options)
-        spent = 0.0
-        for seen in observations(recipe, options):
-            tokens = seen["tokens"]
-            rows.append(
-                {
-                    "study": "crossover",
-                    "arm": recipe.arm,
-                    "trajectory": config.id,
-                    "observation": seen["observation"],
-                    "params": config.params,
-                    "params_non_embedding": config.params_non_embedding,
-                    "tokens": tokens,
-                    "unique_tokens": min(tokens, config.unique_tokens),
-                    "epochs": tokens / min(tokens, config.unique_tokens),
-                    "flops": 6.0 * config.params * tokens,
-                    "loss": seen["loss"],
-                    "loss_stderr": seen["loss_stderr"],
-                    "train_loss": seen["train_loss"],
-                    "lr": config.lr,
-                    "lr_schedule": config.lr_schedule,
-                    "batch_tokens": config.batch_tokens,
-                    "seq_len": config.model.seq_len,
-                    "kernel": config.diffusion.kernel,
-                    "objective": config.diffusion.objective,
-                    "weight_decay": config.training.weight_decay,
-                    "dropout": config.training.dropout,
-                    "seed": config.seed,
-                    "corpus": config.corpus_hash,
-                    "tokenizer": config.tokenizer,
-                    "evaluator": seen["evaluator"],
-                    "cooled": seen["cooled"],
-                    "flops_spent": seen["flops_spent"] - spent,
-                    "status": "finished",
-                }
-            )
-            spent = seen["flops_spent"]
-    return pd.DataFrame(rows)
+    tables = [
+        run_table(
+            [(planned(recipe, options), observations(folder_of(recipe, options)))], "crossover"
+        ).assign(arm=recipe.arm)
+        for recipe in dict.fromkeys(recipes)
+    ]
+    return pd.concat(tables, ignore_index=True)
 
 
 def parser() -> argparse.ArgumentParser:

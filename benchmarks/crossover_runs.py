@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from observed import observations
+
 from analysis.units import format_quantity
-from quokka_ray.campaign.ledger import read_rows
 from quokka_ray.campaign.menu import plan_run, price
 from quokka_ray.corpus import TokenCorpus, prepare
 from quokka_ray.model.shapes import shape_for
@@ -128,11 +129,9 @@ def is_past(losses: Iterable[float], margin: float) -> bool:
     return len(seen) > 1 and seen[-1] > min(seen) + margin
 
 
-def observations(recipe: Recipe, options: argparse.Namespace) -> list[dict[str, Any]]:
-    """Return the rows of what a run has observed, in the order of their tokens."""
-    rows = read_rows(options.out / "runs" / recipe.name / "metrics.jsonl")
-    kept = {row["tokens"]: row for row in rows if row["kind"] == "observation" and row["loss"]}
-    return [kept[tokens] for tokens in sorted(kept)]
+def folder_of(recipe: Recipe, options: argparse.Namespace) -> Path:
+    """Return where a run keeps everything."""
+    return Path(options.out) / "runs" / recipe.name
 
 
 def go_on(config: TrajectoryConfig, folder: Path) -> bool:
@@ -165,10 +164,10 @@ def go_on(config: TrajectoryConfig, folder: Path) -> bool:
 
 def go(recipe: Recipe, options: argparse.Namespace) -> str:
     """Train one run to its end, or to where its loss has risen enough; return its name."""
-    config, folder = planned(recipe, options), options.out / "runs" / recipe.name
+    config, folder = planned(recipe, options), folder_of(recipe, options)
 
     def past(*_: Any) -> bool:
-        return is_past((row["loss"] for row in observations(recipe, options)), options.past)
+        return is_past((row["loss"] for row in observations(folder)), options.past)
 
     rising = past()
 
@@ -189,7 +188,7 @@ def go(recipe: Recipe, options: argparse.Namespace) -> str:
 
 def lowest(recipe: Recipe, options: argparse.Namespace) -> float:
     """Return the lowest loss of a run; infinite if it has none, such as one that diverged."""
-    return min((row["loss"] for row in observations(recipe, options)), default=math.inf)
+    return min((row["loss"] for row in observations(folder_of(recipe, options))), default=math.inf)
 
 
 def best(recipes: list[Recipe], options: argparse.Namespace) -> Recipe:

@@ -22,9 +22,9 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
+from observed import observations, run_table
 
 from quokka_ray.campaign.ledger import read_rows
 from quokka_ray.campaign.menu import MIN_STEPS, plan_run, price
@@ -92,14 +92,19 @@ def places(seeds: int = 3) -> Iterator[Place]:
 
 
 @cache
-def _recipe(corpus: str) -> tuple[StudyConfig, TokenCorpus]:
-    study = load_study([STUDY], [f"corpus={corpus}", "training.report_seconds=30"], environ={})
+def _recipe(corpus: str, sequences: int) -> tuple[StudyConfig, TokenCorpus]:
+    changes = [
+        f"corpus={corpus}",
+        f"evaluation.sequences={sequences}",
+        "training.report_seconds=30",
+    ]
+    study = load_study([STUDY], changes, environ={})
     return study, TokenCorpus.open(prepare(study.corpus))
 
 
-def planned(place: Place, corpus_name: str) -> TrajectoryConfig:
+def planned(place: Place, options: argparse.Namespace) -> TrajectoryConfig:
     """Return the whole configuration of one trajectory."""
-    study, corpus = _recipe(corpus_name)
+    study, corpus = _recipe(options.corpus, options.sequences)
     rung = price(
         make_shape(place.width, depth_of(place.width), study.model), study, corpus.vocab_size
     )
@@ -126,9 +131,9 @@ def folder_of(place: Place, options: argparse.Namespace) -> Path:
 
 def go(place: Place, options: argparse.Namespace) -> str:
     """Train one trajectory to its end, unless it is there; return its name."""
-    config = planned(place, options.corpus)
+    config = planned(place, options)
     folder = folder_of(place, options)
-    seen = observations(place, options)
+    seen = observations(folder)
     if len(seen) < len(config.points):
         begun = time.process_time()
         train(config, folder, report=lambda row: None)
@@ -137,55 +142,14 @@ def go(place: Place, options: argparse.Namespace) -> str:
     return place.name
 
 
-def observations(place: Place, options: argparse.Namespace) -> list[dict[str, Any]]:
-    """Return the rows of what a trajectory has observed, in the order of their tokens."""
-    rows = read_rows(folder_of(place, options) / "metrics.jsonl")
-    kept = {row["tokens"]: row for row in rows if row["kind"] == "observation" and row["loss"]}
-    return [kept[tokens] for tokens in sorted(kept)]
-
-
 def table_of(options: argparse.Namespace) -> pd.DataFrame:
     """Return all observations of trajectories that have ended, one a row, as a run table."""
-    rows = []
-    for place in places(options.seeds):
-        config = planned(place, options.corpus)
-        seen = observations(place, options)
-        if len(seen) < len(config.points):
-            continue
-        spent = 0.0
-        for row in seen:
-            tokens = row["tokens"]
-            rows.append(
-                {
-                    "study": "live_pool",
-                    "trajectory": config.id,
-                    "observation": row["observation"],
-                    "params": config.params,
-                    "params_non_embedding": config.params_non_embedding,
-                    "tokens": tokens,
-                    "unique_tokens": tokens,
-                    "flops": 6.0 * config.params * tokens,
-                    "loss": row["loss"],
-                    "loss_stderr": row["loss_stderr"],
-                    "train_loss": row["train_loss"],
-                    "lr": config.lr,
-                    "lr_schedule": config.lr_schedule,
-                    "batch_tokens": config.batch_tokens,
-                    "seq_len": config.model.seq_len,
-                    "kernel": config.diffusion.kernel,
-                    "objective": config.diffusion.objective,
-                    "weight_decay": config.training.weight_decay,
-                    "seed": config.seed,
-                    "corpus": config.corpus_hash,
-                    "tokenizer": config.tokenizer,
-                    "evaluator": row["evaluator"],
-                    "cooled": row["cooled"],
-                    "flops_spent": row["flops_spent"] - spent,
-                    "status": "finished",
-                }
-            )
-            spent = row["flops_spent"]
-    return pd.DataFrame(rows)
+    trained = [
+        (planned(place, options), observations(folder_of(place, options)))
+        for place in places(options.seeds)
+    ]
+    ended = [(config, seen) for config, seen in trained if len(seen) == len(config.points)]
+    return run_table(ended, "live_pool")
 
 
 def cpu_seconds(options: argparse.Namespace) -> float:
@@ -205,6 +169,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--out", type=Path, required=True)
     made.add_argument("--corpus", default="python-stdlib", help="as in a study file")
     made.add_argument("--seeds", type=int, default=3, help="of the five levels' cells")
+    made.add_argument("--sequences", type=int, default=512, help="of the validation loss")
     made.add_argument(
         "--report", action="store_true", help="train nothing: write of what there is"
     )
@@ -217,7 +182,7 @@ def main() -> None:
     options = parser().parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     if not options.report:
-        _recipe(options.corpus)  # Prepared once, before processes ask for it.
+        _recipe(options.corpus, options.sequences)  # Prepared once, before processes ask for it.
         context = multiprocessing.get_context("spawn")
         with ProcessPoolExecutor(options.processes, mp_context=context) as pool:
             waiting = [pool.submit(go, place, options) for place in places(options.seeds)]

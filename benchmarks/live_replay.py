@@ -13,6 +13,10 @@ E + k C^-g, and the parabolas' mean bend between them) and by laws. An error is 
 square of ln(predicted / observed) over the held-out trajectories.
 
 Left in --out: scores.csv, one row for each repeat, budget and way to read the purchases.
+
+    python benchmarks/live_replay.py RUNS.csv --out runs/live_replay --searches runs/*/runs.csv
+
+scores the run tables of true searches on the same held-out trajectories instead.
 """
 
 import argparse
@@ -191,14 +195,29 @@ def _pool(path: Path) -> Pool:
     return Pool.of(pd.read_csv(path))
 
 
+LAWS: dict[str, Callable[[pd.DataFrame], Any]] = {
+    "mixture": ESTIMATORS["mixture"],
+    "five parameters": ESTIMATORS["five_parameters"],
+    "calibrated": ESTIMATORS["calibrated"],
+}
+"""How any purchases are read; the last is the law that a search reports."""
+
+
+def searched(path: Path, search: Path) -> list[dict[str, Any]]:
+    """Return the scores of a true search's finished runs, a row for each way to read them."""
+    world = _pool(path).world(0)
+    runs = pd.read_csv(search)
+    runs = runs[runs["status"] == "finished"]
+    spent = float((6.0 * runs["params"] * runs["tokens"]).sum())
+    place = {"search": str(search), "runs": len(runs), "share": round(spent / GRID_COST, 4)}
+    return [{**place, "reader": name, **errors(read, runs, world)} for name, read in LAWS.items()]
+
+
 def measure(task: tuple[Path, str, int, tuple[float, ...]]) -> list[dict[str, Any]]:
     """Return the scores of one design and seed, a row for each budget and way to read it."""
     path, design, seed, shares = task
     world = _pool(path).world(seed)
-    readers: dict[str, Callable[[pd.DataFrame], Any]] = {
-        "mixture": ESTIMATORS["mixture"],
-        "five parameters": ESTIMATORS["five_parameters"],
-    }
+    readers = dict(LAWS)
     if design == "grid":
         readers["Approach 2"] = ParabolaSurface.of
         rng = np.random.default_rng(seed)
@@ -227,7 +246,18 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=40)
     parser.add_argument("--designs", nargs="+", default=["grid", *DESIGNS])
     parser.add_argument("--processes", type=int, default=1)
+    parser.add_argument(
+        "--searches", type=Path, nargs="+", default=[], help="run tables of true searches"
+    )
     options = parser.parse_args()
+    options.out.mkdir(parents=True, exist_ok=True)
+    if options.searches:
+        found = pd.DataFrame(
+            [row for search in options.searches for row in searched(options.runs, search)]
+        )
+        found.to_csv(options.out / "searches.csv", index=False)
+        print(found.to_string(index=False, float_format=lambda v: f"{v:.4f}"))
+        return
     tasks = [
         (options.runs, design, seed, SHARES)
         for design in options.designs
@@ -236,7 +266,6 @@ def main() -> None:
     with ProcessPoolExecutor(options.processes) as pool:
         rows = [row for found in pool.map(measure, tasks) for row in found]
     scores = pd.DataFrame(rows)
-    options.out.mkdir(parents=True, exist_ok=True)
     scores.to_csv(options.out / "scores.csv", index=False)
     medians = scores.groupby(["design", "reader", "share"], sort=False)[["rmse", "runs"]].median()
     print(medians.to_string(float_format=lambda v: f"{v:.4f}"))

@@ -24,7 +24,7 @@ from analysis.steering.forms import Form, five_parameters, recorded, standard, w
 from analysis.steering.goals import Losses
 from analysis.steering.places import Trajectories, taken
 from analysis.steering.posterior import Observed
-from analysis.steering.scoring import reductions
+from analysis.steering.scoring import Telling
 
 DATA = Path("../shared/data")
 PUBLISHED = {
@@ -188,7 +188,8 @@ def _mspe(market: Market, pool: Pool, belief: Belief | None, account: Account,
     for share, part, answer in zip(
         belief.shares, belief.parts, belief.answers(market.goal, market.goal_phi), strict=True
     ):
-        removed = reductions(part, part.covariance, market.candidates, market.phi, answer.gradient)
+        telling = Telling(part, market.candidates, market.phi)
+        removed = telling.reductions(part.covariance, answer.gradient)
         total += share * removed.sum(axis=1)[open_]
     return int(open_[np.argmax(total / cost**0.4)])
 

@@ -73,22 +73,3 @@ class Telling:
         """
         shared = trajectory_noise(self._runs.points.log_tokens[rows])
         return np.asarray(shared * self._size[rows][:, :, None] * self._size[rows][:, None, :])
-
-
-def reductions(
-    part: Posterior,
-    covariance: FloatArray,
-    runs: Trajectories,
-    phi: FloatArray,
-    goals: FloatArray,
-) -> FloatArray:
-    """Return by how much each trajectory lowers the variance of each goal, [T, G].
-
-    Args:
-        part: the form.
-        covariance: V, [Q, Q]; `part`'s own, or what pending runs leave of it.
-        runs: T trajectories with S observations.
-        phi: misfit features of the observations, [S, M].
-        goals: gradients of what is wanted, [G, Q].
-    """
-    return Telling(part, runs, phi).reductions(covariance, goals)

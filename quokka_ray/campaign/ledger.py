@@ -193,7 +193,7 @@ class Ledger:
         rows = []
         for name, state in self.trajectories.items():
             if name not in self._rows:
-                self._rows[name] = _run_rows(state)
+                self._rows[name] = run_rows(state)
             rows += self._rows[name]
         # Columns of lists: pandas takes several times as long over rows of dictionaries.
         shares = [name for name in rows[0] if name.startswith(PREFIX)] if rows else []
@@ -294,8 +294,8 @@ RUN_COLUMNS = [
 ]  # fmt: skip
 
 
-def _run_rows(state: TrajectoryState) -> list[dict[str, Any]]:
-    """Return a trajectory's rows of the run table."""
+def run_rows(state: TrajectoryState) -> list[dict[str, Any]]:
+    """Return a trajectory's rows of the run table, by `RUN_COLUMNS` and its mixture's shares."""
     config, ended = state.config, state.ended
     seen = [*state.observations, *state.diverged]
     seen.sort(key=lambda record: _tokens(config, record))

@@ -126,7 +126,7 @@ class Compilation:
                 block._compiled_call_impl = compiled
 
     def _pays(self, left: int, seconds: float) -> bool:
-        return predicted_saving(left, seconds, self._device) > _MARGIN * self._cost()
+        return left > steps_that_pay(seconds, self._device, self._cost())
 
     def _cost(self) -> float:
         # Only a cache of the study's own says that a trial has filled it.
@@ -181,9 +181,9 @@ def predicted_saving(steps: int, step_seconds: float, device: str) -> float:
     return steps * step_seconds * gain
 
 
-def steps_that_pay(step_seconds: float, device: str) -> float:
-    """Return the steps from which `auto` compiles where no trial has done it before."""
-    return _MARGIN * _COLD_SECONDS / predicted_saving(1, step_seconds, device)
+def steps_that_pay(step_seconds: float, device: str, cost: float = _COLD_SECONDS) -> float:
+    """Return the steps from which on `auto` compiles; `cost`: of compiling, in seconds."""
+    return _MARGIN * cost / predicted_saving(1, step_seconds, device)
 
 
 def study_cache(folder: Path) -> Path | None:

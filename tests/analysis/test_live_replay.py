@@ -86,3 +86,17 @@ def test_every_design_keeps_within_its_budget(replay):
         bought = replay._bought(world, design, budget, seed=0)
         assert len(set(bought)) == len(bought) > 3
         assert world.menu["cost"].iloc[bought].sum() <= budget
+
+
+def test_a_true_search_is_scored_by_its_finished_runs_on_what_was_held_out(replay, tmp_path):
+    pool = pool_of(np.geomspace(1e10, 1e12, 10))
+    pool.to_csv(tmp_path / "pool.csv", index=False)
+    search = pool_of(np.geomspace(1e10, 3e11, 5)).assign(status="finished")
+    search["loss"] *= np.exp(0.004 * np.random.default_rng(0).normal(size=len(search)))
+    died = search.iloc[[0]].assign(loss=np.nan, status="diverged")
+    pd.concat([search, died]).to_csv(tmp_path / "search.csv", index=False)
+    rows = replay.searched(tmp_path / "pool.csv", tmp_path / "search.csv")
+    assert [row["reader"] for row in rows] == list(replay.LAWS)
+    for row in rows:
+        assert row["runs"] == len(search)
+        assert row["rmse"] < 0.05

@@ -23,7 +23,7 @@ from analysis.steering.goals import Losses, Optimum
 from analysis.steering.places import Trajectories, taken
 from analysis.steering.planning import Hypothesis, best_plan
 from analysis.steering.posterior import Observed
-from analysis.steering.scoring import Telling, reductions
+from analysis.steering.scoring import Telling
 from analysis.steering.stopping import Trust, judge, surprise
 from analysis.steering.whitening import Whitening
 
@@ -93,7 +93,7 @@ def brute_force(part, runs, phi, goals, covariance=None):
 def test_rank_one_scores_equal_the_refitted_covariance(market, belief):
     for part in belief.parts:
         goals = market.goal.answer(part, market.goal_phi).gradient
-        found = reductions(part, part.covariance, market.candidates, market.phi, goals)
+        found = Telling(part, market.candidates, market.phi).reductions(part.covariance, goals)
         for index in (0, 37, 88):
             one = market.candidates.take([index])
             expected = brute_force(part, one, market.phi[[index]], goals)
@@ -115,12 +115,12 @@ def test_a_trunk_with_cooldowns_scores_as_all_its_observations_together(market, 
     phi = market.basis.features(runs.points)
     part = belief.parts[0]
     goals = market.goal.answer(part, market.goal_phi).gradient
-    found = reductions(part, part.covariance, runs, phi, goals)
+    found = Telling(part, runs, phi).reductions(part.covariance, goals)
     trunk = brute_force(part, runs.take([0]), phi[:3], goals)
     np.testing.assert_allclose(found[0], trunk, rtol=1e-3)
     np.testing.assert_allclose(found[1], brute_force(part, runs.take([1]), phi[3:], goals), 1e-3)
     single = Trajectories.of(table["params"][2], table["tokens"][2], 3e11)
-    last = reductions(part, part.covariance, single, phi[[2]], goals)[0]
+    last = Telling(part, single, phi[[2]]).reductions(part.covariance, goals)[0]
     assert np.all(found[0] > last), "three cooldowns tell more than the last one"
     telling = Telling(part, runs, phi)
     pending = telling.after(telling.after(part.covariance, 0), 1)

@@ -50,7 +50,7 @@ def test_a_run_of_fewer_epochs_goes_on_as_the_longer_one_to_the_bit(runs, corpus
                 sequences=64, past=10.0, epochs=[(None, epochs)],
             )  # fmt: skip
             runs.go(recipe, options)
-        return [row["loss"] for row in runs.observations(recipe, options)]
+        return [row["loss"] for row in runs.observations(runs.folder_of(recipe, options))]
 
     whole = losses("whole", 4)
     assert len(whole) == 3
