@@ -5,9 +5,16 @@ import os
 import signal
 from pathlib import Path
 
-import psutil
 import pytest
-from support.tiny import await_, kill_group, observed_on_disk, records, start, write_study
+from support.tiny import (
+    await_,
+    kill_group,
+    observed_on_disk,
+    records,
+    start,
+    workers_of,
+    write_study,
+)
 
 from quokka_ray.cluster.machines import Room
 from quokka_ray.cluster.workers import _Appended
@@ -38,15 +45,6 @@ def check_books(folder: Path, trials: int) -> None:
 
 def losses(folder: Path) -> dict[str, float]:
     return {r["observation"]: r["loss"] for r in records(folder) if r["kind"] == "observation"}
-
-
-def workers_of(process) -> list[psutil.Process]:
-    """Return the processes that train, of a search's."""
-    return [
-        child
-        for child in psutil.Process(process.pid).children(recursive=True)
-        if "RayTrainWorker" in " ".join(child.cmdline())
-    ]
 
 
 def progressing(folder: Path) -> bool:
@@ -81,7 +79,7 @@ def test_a_worker_that_dies_ends_the_attempt_and_the_next_one_resumes(tmp_path: 
     process = start("search", str(study), *PAIRS, *TWO_RUNS)
     try:
         await_(lambda: progressing(folder), "checkpoint", process, START_SECONDS)
-        workers_of(process)[-1].kill()
+        workers_of(process, "RayTrainWorker")[-1].kill()
         _, err = process.communicate(timeout=500)
     finally:
         kill_group(process)

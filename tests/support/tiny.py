@@ -1,5 +1,6 @@
 """A study that trains for seconds: real text, real models, real diffusion, all of it small."""
 
+import contextlib
 import json
 import os
 import signal
@@ -11,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import psutil
 import yaml
 
 STUDY: dict[str, Any] = {
@@ -100,6 +102,17 @@ def await_(
         assert process.poll() is None, f"ended before {what}: {process.communicate()}"
         assert time.monotonic() < deadline, f"no {what} within {seconds} seconds"
         time.sleep(0.02)
+
+
+def workers_of(process: subprocess.Popen[str], name: str) -> list[psutil.Process]:
+    """Return the processes that a search has started whose command line holds `name`."""
+    workers = []
+    for child in psutil.Process(process.pid).children(recursive=True):
+        # One that ends meanwhile is none.
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if name in " ".join(child.cmdline()):
+                workers.append(child)
+    return workers
 
 
 def kill_group(process: subprocess.Popen[str]) -> None:
