@@ -1,6 +1,7 @@
 """A budget in, a training configuration out."""
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 from analysis.answers import Source, state_of, warnings_of
@@ -8,6 +9,7 @@ from analysis.epochs import ADVICE, DataAllocation, allocate_data
 from analysis.errors import AllocationError
 from analysis.inference import lifetime_optimum
 from analysis.lawfile import LawFile
+from analysis.laws.response import Response
 from analysis.reference.quokka import power_laws, published_state
 from analysis.state import LawState
 
@@ -45,7 +47,9 @@ def recommend(
         `unique_tokens` is not given), `flops` (spent), `lr`, `batch_tokens`, `shape` (None where
         unknown; a caller who knows a model family fills it in), `extrapolation_decades`,
         `warnings`, `paper` (`paper_answer`), `mixture` (the best share of each text, where the
-        runs' mixtures varied) and, when asked for, `inference`.
+        runs' mixtures varied), `recipe` (the best of each other dimension that the runs varied
+        in, see `Response.recommended`; `batch_tokens` is then its value) and, when asked for,
+        `inference`.
 
     Raises:
         AllocationError: no budget is given, or the law cannot answer for the one that is.
@@ -79,6 +83,12 @@ def recommend(
         "warnings": warnings,
         "paper": paper_answer(flops, unique_tokens),
     }
+    recipe = state.response.recommended(answer["params"]["value"], answer["tokens"]["value"])
+    if recipe:
+        answer["recipe"] = recipe
+        if "batch_tokens" in recipe:
+            answer["batch_tokens"] = round(recipe["batch_tokens"]["value"])
+        warnings += recipe_warnings(state.response, recipe)
     if state.response.mixture is not None:
         answer["mixture"] = state.response.mixture.shares_document()
     if inference_tokens is not None and flops is not None:
@@ -86,6 +96,28 @@ def recommend(
             state, flops, inference_tokens, unique_tokens, passes_per_token=passes_per_token
         ).as_dict()
     return answer
+
+
+def recipe_warnings(response: Response, recipe: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Return what a reader must know of a recommended recipe: where it leaves what was tried."""
+    result = []
+    for column, found in recipe.items():
+        if column in response.choices:
+            stated = response.choices[column].names[0]
+            gain = found["offsets"][stated]["value"]
+            if gain > 0:
+                result.append(
+                    f"the law is stated for {column} {stated}; at the target {found['value']} is "
+                    f"expected to be {100 * gain:.2g} % lower in loss, which is not counted"
+                )
+            continue
+        low, high = found["tried"]
+        if not low <= found["value"] <= high:
+            result.append(
+                f"the best {column}, {found['value']:.3g}, lies outside the runs' "
+                f"({low:.3g} to {high:.3g}): check it on a short run"
+            )
+    return result
 
 
 def _for_compute(

@@ -47,6 +47,12 @@ def identified(fit: "Fit") -> dict[str, bool]:
         first = len(fit.law.parameters)
         result["lr"] = bool(fit.learned[first + 1] > _LEAST_LEARNED)
         result["lr_slopes"] = bool((fit.learned[first + 2 : first + 4] > _LEAST_LEARNED).all())
+    design = None if fit.problem is None else fit.problem.design
+    for column in fit.response.bowls:
+        if design is None:
+            break
+        best = len(fit.law.parameters) + design.places[column].start + 1
+        result[column] = bool(fit.learned[best] > _LEAST_LEARNED)
     return result
 
 
@@ -109,6 +115,10 @@ def warnings(fit: "Fit") -> list[str]:
         )
     if fit.response.lr_fitted and not fit.identified["lr"]:
         result.append("the best learning rate is not identified: the prior decides it")
+    for column in fit.response.bowls:
+        if not fit.identified.get(column, True):
+            name = column.replace("_", " ")
+            result.append(f"the best {name} is not identified: it may be any that was tried")
     if fit.discrepancy is not None:
         evidence = fit.form_evidence
         if evidence is not None and evidence.rejected:

@@ -294,7 +294,7 @@ def tuned_loss(state: LawState, runs: pd.DataFrame) -> FloatArray:
             runs["tokens"].to_numpy(dtype=np.float64),
             runs["lr"].to_numpy(dtype=np.float64) if "lr" in runs else np.ones(len(runs)),
             runs["lr_schedule"].to_numpy(dtype=object) if "lr_schedule" in runs else None,
-            runs if state.response.mixture is not None else None,
+            runs,
         )
     return runs["loss"].to_numpy(dtype=np.float64) * np.exp(-penalty)
 

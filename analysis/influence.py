@@ -44,7 +44,7 @@ def influence(fit: Fit, flops: float | None = None) -> pd.DataFrame:
         steps, leverage = _huber_steps(problem, point, members)
     else:
         steps, leverage = _mixed_steps(problem, point, fit, members)
-    shifts = steps @ _to_law(problem, point.theta).T
+    shifts = steps @ problem.to_law(point.theta).T
     spread = np.sqrt(np.maximum(np.diag(fit.covariance), fit.samples.var(axis=0)))
     # Directions that the covariance all but lacks, such as a bound's, count for nothing.
     precision = np.linalg.pinv(fit.covariance, rcond=1e-12, hermitian=True)
@@ -118,19 +118,6 @@ def _mixed_steps(
         steps.append(-np.linalg.solve(information - lost, own.T @ residual[member]))
         leverage.append(np.sum(gradient[:, member] * (point.covariance @ scores[:, member])))
     return np.array(steps), np.array(leverage)
-
-
-def _to_law(problem: Problem, theta: FloatArray) -> FloatArray:
-    """Return the map from all of centred theta to the law's at the best schedule, [P, Q]."""
-    size, design = problem.law_size, problem.design
-    result = np.zeros((size, problem.size))
-    result[:, :size] = problem.law.centring(*problem.centre)
-    if design is not None:
-        first = size + (0 if design.log_lr is None else 4)
-        best = int(np.argmin(np.concatenate([[0.0], theta[first:]])))
-        if best > 0:
-            result[:, first + best - 1] = problem.law.scale_direction()
-    return result
 
 
 def _optima(fit: Fit, theta: FloatArray, flops: float) -> tuple[FloatArray, FloatArray]:

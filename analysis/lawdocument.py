@@ -3,7 +3,7 @@
 import hashlib
 import math
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from importlib import metadata
 from typing import Any
@@ -76,7 +76,7 @@ def law_document(fit: Fit, search: Mapping[str, Any] | None = None) -> dict[str,
         "runs": {
             "count": len(fit.runs),
             "trajectories": int(trajectories),
-            "hash": runs_hash(fit.runs),
+            "hash": runs_hash(fit.runs, (*fit.response.bowls, *fit.response.choices)),
             "rejected": fit.rejected,
         },
         **{column: _only_value(fit.runs, column) for column in SINGLE_VALUED},
@@ -138,10 +138,14 @@ def _discrepancy(fit: Fit) -> dict[str, float] | None:
     return {"amplitude": process.amplitude, "length": process.length}
 
 
-def runs_hash(runs: pd.DataFrame) -> str:
-    """Return a hash of what was fitted, whatever the order of the rows."""
+def runs_hash(runs: pd.DataFrame, fitted: Sequence[str] = ()) -> str:
+    """Return a hash of what was fitted, whatever the order of the rows.
+
+    `fitted`: further columns that the response read.
+    """
     known = ("params", "tokens", "unique_tokens", "loss", "lr", "lr_schedule", "weight")
     columns = [c for c in known if c in runs]
+    columns += fitted
     columns += [c for c in runs if str(c).startswith(PREFIX)]
     lines = sorted(
         ",".join(v.hex() if isinstance(v, float) else str(v) for v in row)
@@ -173,7 +177,25 @@ def _response_document(fit: Fit) -> dict[str, Any]:
         "best_schedule": response.best_schedule,
         "offsets": response.offsets,
         **({} if response.mixture is None else {"mixture": response.mixture.document()}),
+        **_dimensions_document(fit),
     }
+
+
+def _dimensions_document(fit: Fit) -> dict[str, Any]:
+    """Return what the runs' other dimensions did, where they varied in them."""
+    response = fit.response
+    found: dict[str, Any] = {}
+    if response.slope_batch:
+        found |= {
+            "slope_batch": response.slope_batch,
+            "reference_batch": response.reference_batch,
+        }
+    bowls = {
+        column: {**bowl.document(), "identified": fit.identified.get(column)}
+        for column, bowl in response.bowls.items()
+    }
+    choices = {column: choice.document() for column, choice in response.choices.items()}
+    return {**found, **({"dimensions": {**bowls, **choices}} if bowls or choices else {})}
 
 
 def _only_value(runs: pd.DataFrame, column: str) -> Any:

@@ -29,6 +29,8 @@ from analysis.lawdocument import (
     law_document,
 )
 from analysis.laws.base import FloatArray, Law, get_law
+from analysis.laws.bowls import BowlResponse
+from analysis.laws.choices import ChoiceResponse
 from analysis.laws.mixture import MixtureResponse
 from analysis.laws.response import Response
 from analysis.runs import write_runs
@@ -96,16 +98,19 @@ def save_law(fit: Fit, folder: str | Path, search: Mapping[str, Any] | None = No
     """
     target = Path(folder)
     target.mkdir(parents=True, exist_ok=True)
-    mixture = fit.response.mixture
-    mixed: dict[str, Any] = {} if mixture is None else {"mixture": mixture.samples}
+    response = fit.response
+    mixture = response.mixture
+    more: dict[str, Any] = {} if mixture is None else {"mixture": mixture.samples}
+    for terms in (response.bowls, response.choices):
+        more |= {column: term.samples for column, term in terms.items()}
     partial = target / f".{SAMPLES_NAME}.partial"
     with partial.open("wb") as stream:
         np.savez_compressed(
             stream,
             law=fit.samples,
-            response=fit.response.samples,
-            offsets=fit.response.offset_samples,
-            **mixed,
+            response=response.samples,
+            offsets=response.offset_samples,
+            **more,
             **_process_arrays(fit.discrepancy),
         )
     partial.replace(target / SAMPLES_NAME)
@@ -178,7 +183,7 @@ def _state(document: Mapping[str, Any], file: Path) -> tuple[LawState, tuple[str
     if covariance.shape != (theta.size, theta.size):
         raise ValueError("parameters and covariance do not fit together")
     side, notes = _beside(document, file, law, theta, covariance)
-    response = _read_response(document.get("response") or {})
+    response = _read_response(document.get("response") or {}, side)
     mixture = response.mixture
     if mixture is not None and "mixture" in side:
         mixture = replace(mixture, samples=side["mixture"])
@@ -236,10 +241,21 @@ def _process(
     )
 
 
-def _read_response(stored: Mapping[str, Any]) -> Response:
+def _read_response(stored: Mapping[str, Any], side: Mapping[str, FloatArray]) -> Response:
     if not stored:
         return Response()
     lr = stored["lr"]["value"]
+    dimensions = stored.get("dimensions") or {}
+    bowls = {
+        column: BowlResponse.read(found, side.get(column, np.zeros((0, 3))))
+        for column, found in dimensions.items()
+        if "names" not in found
+    }
+    choices = {
+        column: ChoiceResponse.read(found, side.get(column, np.zeros((0, 0, 3))))
+        for column, found in dimensions.items()
+        if "names" in found
+    }
     return Response(
         lr_fitted=bool(stored["lr_fitted"]),
         curvature=float(stored["curvature"]),
@@ -250,4 +266,8 @@ def _read_response(stored: Mapping[str, Any]) -> Response:
         reference_tokens=float(stored["reference_tokens"]),
         offsets={str(k): float(v) for k, v in stored["offsets"].items()},
         mixture=MixtureResponse.read(stored["mixture"]) if stored.get("mixture") else None,
+        slope_batch=float(stored.get("slope_batch", 0.0)),
+        reference_batch=float(stored.get("reference_batch", 1.0)),
+        bowls=bowls,
+        choices=choices,
     )

@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from analysis.fitting.result import Fit
@@ -16,6 +15,7 @@ from analysis.reporting.optima import (
     optimum_table,
 )
 from analysis.reporting.parameters import identified_lines, law_lines
+from analysis.reporting.recipe import response_lines
 from analysis.state import LawState
 from analysis.units import format_quantity
 
@@ -77,7 +77,7 @@ def document_markdown(
         *law_lines(document, state),
         *identified_lines(document, state, runs),
         *search_lines(document),
-        *_response_lines(document["response"]),
+        *response_lines(document["response"]),
         *repeated,
         *optimum_lines(optima),
     ]
@@ -119,47 +119,6 @@ def _ending_lines(search: Mapping[str, Any] | None) -> list[str]:
             f"out {missed} standard deviations off."
         )
     return [" ".join(lines), ""]
-
-
-def _response_lines(response: Mapping[str, Any]) -> list[str]:
-    mixed = response.get("mixture")
-    lines = [f"## Learning rate{', schedule and mixture' if mixed else ' and schedule'}", ""]
-    lr = response["lr"]
-    where = (
-        f"N = {format_quantity(response['reference_params'])}, "
-        f"D = {format_quantity(response['reference_tokens'])}"
-    )
-    if response["lr_fitted"]:
-        interval = f" ({lr['low']:.3g} to {lr['high']:.3g})" if lr["low"] is not None else ""
-        lines.append(
-            f"The best learning rate is {lr['value']:.3g}{interval} at {where}, and goes as "
-            f"N^{response['slope_params']:.2f} D^{response['slope_tokens']:.2f}. A rate off by a "
-            f"factor of 2 costs {100 * response['curvature'] * np.log(2) ** 2:.2g} % of the loss. "
-            "The law above is that of runs at the best rate."
-        )
-    elif lr["value"] is not None:
-        lines.append(
-            f"Learning rates were not fitted; the runs used about {lr['value']:.3g} at {where}."
-        )
-    else:
-        lines.append("The runs name no learning rate; the law is that of the runs as they are.")
-    offsets = response["offsets"]
-    if len(offsets) > 1:
-        listed = ", ".join(
-            f"{name} +{100 * value:.2g} %"
-            for name, value in sorted(offsets.items(), key=lambda item: item[1])
-        )
-        lines.append(f"Loss by schedule, over the best: {listed}.")
-    if mixed:
-        listed = ", ".join(
-            f"{part} {share['value']:.0%}"
-            + ("" if share["low"] is None else f" ({share['low']:.0%} to {share['high']:.0%})")
-            for part, share in mixed["shares"].items()
-        )
-        lines.append(
-            f"The best mixture of texts is {listed}; the law above is that of runs on it."
-        )
-    return [*lines, ""]
 
 
 def _provenance_lines(document: Mapping[str, Any]) -> list[str]:

@@ -1,5 +1,6 @@
 """Fit a law to a table of runs, together with how untuned runs deviate from it."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Literal
 
@@ -17,11 +18,13 @@ from analysis.fitting.mixed import (
     posterior_draws,
 )
 from analysis.fitting.problem import Problem, build_problem
+from analysis.fitting.responded import fitted_response
+from analysis.fitting.responding import first_choices, leading_choices
 from analysis.fitting.result import Fit, FitSettings
 from analysis.fitting.solve import PointFit, fit_point, fit_point_near
 from analysis.fitting.warm import carried
 from analysis.laws.base import FloatArray, get_law, law_names
-from analysis.laws.response import Response, ResponsePrior
+from analysis.laws.response import ResponsePrior
 from analysis.runs import count_rejected, validate_runs
 
 FEWEST_ROWS = 4
@@ -51,9 +54,10 @@ def fit_law(
 ) -> Fit:
     """Fit `law` to the finished rows of `runs`.
 
-    Where the runs' learning rates vary, or their schedules, or the mixtures of texts that they
-    read (columns `share_<part>`), the law and the response to these are fitted jointly, and the
-    law is that of a run at the best learning rate, schedule and mixture.
+    Where the runs' learning rates vary, or their schedules, the mixtures of texts that they read
+    (columns `share_<part>`), or what `analysis.laws.response` lists besides (batch, warmup,
+    weight decay, noise schedule, objective, kernel), the law and the response to these are fitted
+    jointly, and the law is that of a run at the best of each.
 
     Args:
         runs: a run table (`analysis.runs`).
@@ -67,7 +71,7 @@ def fit_law(
         lr_prior: learning rate that is thought good; centre of a weak prior.
         priors: `weak` puts the law's priors on its parameters, `none` leaves them off, `auto`
             uses them for fewer than 60 trajectories, where data alone seldom bound a law.
-        response: `none` ignores learning rates and schedules.
+        response: `none` ignores the recipe, whatever varies.
         response_prior: replaces the default priors of the response.
         discrepancy: fit what the law's form misses together with the law, for intervals that
             cover (`analysis.discrepancy`). `auto` does so for laws of N and D alone, unless
@@ -103,20 +107,32 @@ def fit_law(
     if settings is not None and len(table) > MOST_ROWS:
         notes = (f"{MOST_ROWS} of {len(table)} rows, drawn evenly, were fitted",)
         table = _thinned(table)
-    problem = build_problem(
-        table,
-        form,
-        law_prior=law_prior,
-        fit_response=response == "auto",
-        lr_prior=lr_prior,
-        response_prior=response_prior or ResponsePrior(),
-    )
+
+    def solved(leading: Mapping[str, str]) -> tuple[Problem, PointFit]:
+        problem = build_problem(
+            table,
+            form,
+            law_prior=law_prior,
+            fit_response=response == "auto",
+            lr_prior=lr_prior,
+            response_prior=response_prior or ResponsePrior(),
+            leading=leading,
+        )
+        point = None
+        if near is not None and (start := carried(problem, near)) is not None:
+            point = fit_point_near(problem, huber_delta, start, near.sigma)
+        return problem, point or fit_point(problem, huber_delta)
+
+    before = None if near is None or near.problem is None else near.problem.design
+    problem, point = solved(first_choices(before))
+    if problem.design is not None:
+        product = (table["params"] * table["tokens"]).to_numpy(dtype=np.float64)
+        own = point.theta[problem.law_size :]
+        leading = leading_choices(problem.design, own, product, problem.centre)
+        if leading != first_choices(problem.design):
+            # The law is stated for what is best at the largest runs, nearest to what it is for.
+            problem, point = solved(leading)
     problem = replace(problem, notes=(*notes, *problem.notes))
-    point = None
-    if near is not None and (start := carried(problem, near)) is not None:
-        point = fit_point_near(problem, huber_delta, start, near.sigma)
-    if point is None:
-        point = fit_point(problem, huber_delta)
     fit_settings = FitSettings(
         law=form.name,
         huber_delta=huber_delta,
@@ -213,18 +229,16 @@ def _assemble(
     Args:
         alone: the fit of the law alone where a discrepancy, `process`, was fitted too.
     """
-    p = problem.law_size
-    to_law = np.zeros((p, problem.size))
-    to_law[:, :p] = problem.law.centring(*problem.centre)
-    response, best_offset = _response(problem, point.theta, samples)
-    if best_offset is not None:
-        to_law[:, best_offset] = problem.law.scale_direction()
+    turn, p = problem.to_law(point.theta), problem.law_size
+    response = fitted_response(
+        problem.design, problem.fallback, problem.centre, point.theta[p:], samples[:, p:], table
+    )
     plain = (alone or point).covariance
     return Fit(
         law=problem.law.located(*problem.centre),
-        theta=to_law @ point.theta,
-        covariance=to_law @ point.covariance @ to_law.T,
-        samples=samples @ to_law.T,
+        theta=turn @ point.theta,
+        covariance=turn @ point.covariance @ turn.T,
+        samples=samples @ turn.T,
         response=response,
         sigma=point.sigma,
         delta=point.delta,
@@ -241,54 +255,10 @@ def _assemble(
         problem=problem,
         point=point,
         discrepancy=process,
-        form_spread=np.sqrt(np.diag(to_law @ plain @ to_law.T)),
+        form_spread=np.sqrt(np.diag(turn @ plain @ turn.T)),
     )
 
 
 def _at_bound(problem: Problem, theta: FloatArray) -> np.ndarray:
     low, high = problem.bounds()
     return (theta - low < 1e-6) | (high - theta < 1e-6)
-
-
-def _response(
-    problem: Problem, theta: FloatArray, samples: FloatArray
-) -> tuple[Response, int | None]:
-    """Return the fitted response, and which entry of theta is the best schedule's offset."""
-    design = problem.design
-    if design is None:
-        return problem.fallback, None
-    first = problem.law_size
-    first_offset, first_mixture = first + design.first_offset, first + design.first_mixture
-    offsets = np.concatenate([[0.0], theta[first_offset:first_mixture]])
-    drawn = samples[:, first_offset:first_mixture]
-    drawn = np.concatenate([np.zeros((len(samples), 1)), drawn], axis=1)
-    best = int(np.argmin(offsets))
-    response = replace(
-        problem.fallback,
-        offsets=dict(
-            zip(design.schedules, (float(v) for v in offsets - offsets[best]), strict=False)
-        ),
-        offset_samples=drawn - drawn[:, best : best + 1],
-        mixture=(
-            None
-            if design.mixture is None
-            else design.mixture.fitted(theta[first_mixture:], samples[:, first_mixture:])
-        ),
-    )
-    index = None if best == 0 else first_offset + best - 1
-    if design.log_lr is None:
-        return response, index
-    lr_samples = samples[:, first : first + 4].copy()
-    lr_samples[:, 1] += problem.lr_centre
-    return (
-        replace(
-            response,
-            lr_fitted=True,
-            curvature=float(np.exp(theta[first])),
-            log_lr=float(theta[first + 1] + problem.lr_centre),
-            slope_params=float(theta[first + 2]),
-            slope_tokens=float(theta[first + 3]),
-            samples=lr_samples,
-        ),
-        index,
-    )

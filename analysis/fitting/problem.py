@@ -1,18 +1,20 @@
 """A table of runs made ready for a fit: centred points, the response's design, priors."""
 
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
 
 import numpy as np
 import pandas as pd
 
+from analysis.fitting.responding import LR, best_offset, response_terms
 from analysis.laws.base import Derivatives, FloatArray, Law, Points, Prior
-from analysis.laws.mixture import MixtureDesign
-from analysis.laws.response import Response, ResponseDesign, ResponsePrior
+from analysis.laws.response import Response, ResponsePrior
+from analysis.laws.summed import Summed
 from analysis.runs import trajectory_index
 
-SMALLEST_LR_SPREAD = 0.1
-"""Standard deviation of ln lr about its own trend in N and D under which no response is fitted:
-rates within 10 % of a trend cannot be told from the trend's effect on the law."""
+COMMONEST: Mapping[str, str] = MappingProxyType({})
+"""Of choices: the law is stated for the commonest name of each."""
 
 
 @dataclass(frozen=True)
@@ -24,8 +26,7 @@ class Problem:
         centre: mean ln N and ln D, which were subtracted.
         log_loss: [R].
         trajectory: number of each row's trajectory, [R].
-        design: what the response sees; None where nothing is fitted besides the law.
-        lr_centre: ln of the learning rate at the prior's centre.
+        design: the response's terms; None where nothing is fitted besides the law.
         prior: of all of theta.
         law_prior: whether the law's own coordinates have priors.
         notes: what a reader should know of how the response was treated.
@@ -37,8 +38,7 @@ class Problem:
     centre: tuple[float, float]
     log_loss: FloatArray
     trajectory: np.ndarray
-    design: ResponseDesign | None
-    lr_centre: float
+    design: Summed | None
     prior: Prior
     law_prior: bool
     fallback: Response
@@ -76,6 +76,21 @@ class Problem:
         gradient = np.concatenate([law.gradient, response.gradient], axis=1)
         return Derivatives(law.value + response.value, gradient, curvature)
 
+    def to_law(self, theta: FloatArray) -> FloatArray:
+        """Return the map from theta to the law's own parameters at the best schedule, [P, Q].
+
+        Args:
+            theta: where the best schedule is read, [Q].
+        """
+        p = self.law_size
+        result = np.zeros((p, self.size))
+        result[:, :p] = self.law.centring(*self.centre)
+        if self.design is not None:
+            best = best_offset(self.design, theta[p:])
+            if best is not None:
+                result[:, p + best] = self.law.scale_direction()
+        return result
+
     def bounds(self) -> tuple[FloatArray, FloatArray]:
         """Return the box of theta."""
         low, high = self.law.bounds(self.log_loss)
@@ -92,7 +107,7 @@ class Problem:
         if self.design is None:
             return law
         centre = self.prior.mean[self.law_size :]
-        if self.design.log_lr is None:
+        if LR not in self.design.terms:
             return np.concatenate([law, np.tile(centre, (len(law), 1))], axis=1)
         law = law[:4]
         shifted = np.tile(centre, (3, 1))
@@ -108,31 +123,26 @@ def build_problem(
     fit_response: bool,
     lr_prior: float | None,
     response_prior: ResponsePrior,
+    leading: Mapping[str, str] = COMMONEST,
 ) -> Problem:
-    """Return the problem that a validated table of runs poses."""
+    """Return the problem that a validated table of runs poses.
+
+    `leading`: of choices, the name that the law is stated for (`responding.response_terms`).
+    """
     raw = points_of(table, law)
     centre = (float(raw.log_params.mean()), float(raw.log_tokens.mean()))
     points = raw.shifted(*centre)
     log_loss = np.log(table["loss"].to_numpy(dtype=np.float64))
-    reference = (float(np.exp(centre[0])), float(np.exp(centre[1])))
     basis = np.stack([np.ones_like(log_loss), points.log_params, points.log_tokens])
-    log_lr, fallback, notes = _learning_rates(table, basis, lr_prior, reference)
-    lr_centre = np.nan
-    if log_lr is not None:
-        lr_centre = np.log(lr_prior) if lr_prior is not None else float(np.median(log_lr))
-    schedule, schedules = _schedules(table)
-    design: ResponseDesign | None = ResponseDesign(
-        None if log_lr is None else log_lr - lr_centre,
-        basis,
-        schedule,
-        schedules,
-        MixtureDesign.of(table),
+    terms, fallback, notes = response_terms(
+        table, basis, centre, lr_prior, response_prior, leading
     )
-    if design is not None and (not fit_response or design.size == 0):
+    design: Summed | None = terms
+    if not fit_response or terms.size == 0:
         design = None
     prior = law.prior(points, log_loss, weak=law_prior)
     if design is not None:
-        extra = design.prior(response_prior)
+        extra = design.prior()
         prior = Prior(
             np.concatenate([prior.mean, extra.mean]), np.concatenate([prior.spread, extra.spread])
         )
@@ -143,7 +153,6 @@ def build_problem(
         log_loss=log_loss,
         trajectory=trajectory_index(table),
         design=design,
-        lr_centre=float(lr_centre),
         prior=prior,
         law_prior=law_prior,
         fallback=fallback,
@@ -170,50 +179,3 @@ def points_of(table: pd.DataFrame, law: Law) -> Points:
     if "unique_tokens" in table:
         unique = table["unique_tokens"].fillna(table["tokens"])
     return Points.of(table["params"], table["tokens"], unique.to_numpy(dtype=np.float64))
-
-
-def _learning_rates(
-    table: pd.DataFrame,
-    basis: FloatArray,
-    lr_prior: float | None,
-    reference: tuple[float, float],
-) -> tuple[FloatArray | None, Response, list[str]]:
-    """Return ln lr where a response can be fitted, what to say of lr where not, and why."""
-    nowhere = Response(reference_params=reference[0], reference_tokens=reference[1])
-    unknown = float("nan") if lr_prior is None else float(np.log(lr_prior))
-    lr = table["lr"].to_numpy(dtype=np.float64) if "lr" in table else np.full(len(table), np.nan)
-    known = np.isfinite(lr) & (lr > 0)
-    if not known.any():
-        return None, replace(nowhere, log_lr=unknown), []
-    if not known.all():
-        note = f"{int((~known).sum())} of {len(lr)} runs name no learning rate: it was not fitted"
-        return None, replace(nowhere, log_lr=float(np.median(np.log(lr[known])))), [note]
-    log_lr = np.log(lr)
-    # Runs of one budget vary in N / D alone: across that line their trend is unknown, and taken
-    # as flat rather than as whatever rounding makes of it.
-    trend = np.linalg.lstsq(basis.T, log_lr, rcond=0.02)[0]
-    spread = float(np.std(log_lr - trend @ basis))
-    if spread >= SMALLEST_LR_SPREAD and len(lr) >= 4:
-        return log_lr, nowhere, []
-    if np.ptp(log_lr) < 1e-9:
-        return None, replace(nowhere, log_lr=float(log_lr[0])), []
-    note = (
-        f"learning rates follow one trend in N and D to within a factor of {np.exp(spread):.2f}: "
-        "their effect cannot be told from the law's and was not fitted"
-    )
-    follows = replace(
-        nowhere,
-        log_lr=float(trend[0]),
-        slope_params=float(trend[1]),
-        slope_tokens=float(trend[2]),
-    )
-    return None, follows, [note]
-
-
-def _schedules(table: pd.DataFrame) -> tuple[np.ndarray, tuple[str, ...]]:
-    """Return each row's schedule, the commonest first, where all rows name one."""
-    if "lr_schedule" not in table or table["lr_schedule"].isna().any():
-        return np.zeros(len(table), dtype=np.intp), ()
-    names = [str(v) for v in table["lr_schedule"]]
-    ordered = sorted(set(names), key=lambda name: (-names.count(name), name))
-    return np.array([ordered.index(name) for name in names]), tuple(ordered)

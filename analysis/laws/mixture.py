@@ -15,7 +15,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
-from analysis.laws.base import Derivatives, FloatArray, Prior
+from analysis.laws.base import FloatArray, Prior
+from analysis.laws.bowls import Bowl
+from analysis.laws.summed import Summed
 
 PREFIX = "share_"
 """What columns of a run table begin with that hold the share of a part."""
@@ -81,68 +83,50 @@ class Ratios:
 
 
 @dataclass(frozen=True)
-class MixtureDesign:
-    """The rows of a fit as the response to mixtures sees them; theta is (ln c_k, b_k) for each k.
+class MixtureDesign(Summed):
+    """The rows of a fit as the response to mixtures sees them: a bowl for each coordinate.
+
+    Theta is (ln c_k, b_k) for each k.
 
     Attributes:
         ratios: what varies.
         middle: middle of the runs' coordinates, which b is relative to, [K].
-        off: coordinates less the middle, [K, R].
     """
 
     ratios: Ratios
     middle: FloatArray
-    off: FloatArray
 
     @staticmethod
     def of(runs: pd.DataFrame) -> "MixtureDesign | None":
-        """Return the design of a run table; None where mixtures do not vary."""
+        """Return the design of a run table; None where mixtures do not vary.
+
+        The priors are weak: the best mixture is somewhere about those that were tried.
+        """
         ratios = Ratios.of(runs)
         if ratios is None:
             return None
         found = ratios.coordinates(runs)
         middle = (found.min(axis=1) + found.max(axis=1)) / 2
-        return MixtureDesign(ratios, middle, found - middle[:, None])
+        bowls = {}
+        for part, centre, coordinate in zip(ratios.kept, middle, found, strict=True):
+            off = coordinate - centre
+            prior = Prior(
+                np.array([np.log(_CURVATURE), 0.0]),
+                np.array([_CURVATURE_SPREAD, max(float(np.abs(off).max()), 0.5)]),
+            )
+            ones = np.ones((1, len(off)))
+            bowls[ratios.parts[part]] = Bowl(off, float(centre), ones, np.zeros(0), prior)
+        return MixtureDesign(bowls, len(runs), ratios, middle)
 
-    @property
-    def size(self) -> int:
-        """Number of parameters."""
-        return 2 * len(self.off)
-
-    def prior(self) -> Prior:
-        """Return weak priors: the best mixture is somewhere about those that were tried."""
-        reach = np.maximum(np.abs(self.off).max(axis=1), 0.5)
-        mean = np.column_stack([np.full(len(reach), np.log(_CURVATURE)), np.zeros(len(reach))])
-        spread = np.column_stack([np.full(len(reach), _CURVATURE_SPREAD), reach])
-        return Prior(mean.ravel(), spread.ravel())
-
-    def bounds(self) -> tuple[FloatArray, FloatArray]:
-        """Return the box that the fit stays in."""
-        count = len(self.off)
-        return np.tile([np.log(1e-5), -6.0], count), np.tile([np.log(3.0), 6.0], count)
-
-    def derivatives(self, theta: FloatArray) -> Derivatives:
-        """Return the log loss and derivatives for theta [B, 2K]."""
-        batch, rows = len(theta), self.off.shape[1]
-        value, gradient = np.zeros((batch, rows)), np.zeros((batch, self.size, rows))
-        terms = []
-        for number, off in enumerate(self.off):
-            c, distance = np.exp(theta[:, [2 * number]]), off - theta[:, [2 * number + 1]]
-            bowl, slope = c * distance**2, -2.0 * c * distance
-            value += bowl
-            gradient[:, 2 * number], gradient[:, 2 * number + 1] = bowl, slope
-            terms.append((c, bowl, slope))
-
-        def curvature(weights: FloatArray) -> FloatArray:
-            result = np.zeros((batch, self.size, self.size))
-            for number, (c, bowl, slope) in enumerate(terms):
-                a, b = 2 * number, 2 * number + 1
-                result[:, a, a] = (weights * bowl).sum(axis=-1)
-                result[:, a, b] = result[:, b, a] = (weights * slope).sum(axis=-1)
-                result[:, b, b] = (2.0 * weights * c).sum(axis=-1)
-            return result
-
-        return Derivatives(value, gradient, curvature)
+    def carried(self, then: object, old: FloatArray) -> FloatArray | None:
+        """Return theta of an earlier fit's design `then` in these coordinates, or None."""
+        if not isinstance(then, MixtureDesign):
+            return None
+        if (self.ratios.parts, self.ratios.kept) != (then.ratios.parts, then.ratios.kept):
+            return None
+        values = old.copy()
+        values[1::2] += then.middle - self.middle
+        return values
 
     def fitted(self, theta: FloatArray, samples: FloatArray) -> "MixtureResponse":
         """Return what theta [2K] and its resamples [B, 2K] say."""

@@ -1,22 +1,31 @@
-"""How a run that was not tuned differs from the law: the response to learning rate and schedule.
+"""How a run that was not tuned differs from the law: the response to its recipe.
 
-ln L = law(N, D) + c (ln lr - ln lr_opt(N, D))^2 + offset[lr_schedule]
-ln lr_opt = l0 + l_N ln(N / N0) + l_D ln(D / D0)
+ln L = law(N, D) + c (ln lr - ln lr_opt)^2 + offset[lr_schedule] + ...
+ln lr_opt = l0 + l_N ln(N / N0) + l_D ln(D / D0) + l_B ln(B / B0)
 
 N0 and D0 are the geometric means of the runs. Fitted together with the law, it lets runs of
-unequal learning rates be compared without any of them being wasted, and says which rate to use.
-Where runs read different mixtures of texts, terms of `mixture.py` join.
+unequal recipes be compared without any of them being wasted, and says which recipe to use. Terms
+of its other dimensions join where runs differ in them: bowls of the batch (whose B then moves the
+best rate), of warmup and weight decay, and of mixtures of texts (`mixture.py`); offsets of the
+noise schedule, the objective and the kernel.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any, TypeAlias
 
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
-from analysis.laws.base import Derivatives, FloatArray, Prior
-from analysis.laws.mixture import MixtureDesign, MixtureResponse
+from analysis.laws.base import FloatArray
+from analysis.laws.bowls import BowlResponse
+from analysis.laws.choices import ChoiceResponse
+from analysis.laws.mixture import PREFIX, MixtureResponse
+
+Recipe: TypeAlias = Mapping[str, Any] | pd.DataFrame
+"""What runs were trained with, by the names of a run table's columns; one that is absent counts
+as at its best."""
 
 
 @dataclass(frozen=True)
@@ -39,104 +48,45 @@ class ResponsePrior:
 
 
 @dataclass(frozen=True)
-class ResponseDesign:
-    """The rows of a joint fit as the response sees them.
+class DimensionPrior:
+    """Weak normal priors of a bowl about what was tried."""
 
-    Attributes:
-        log_lr: ln of the learning rate less the prior's centre, [R]; None: not fitted.
-        basis: (1, ln N/N0, ln D/D0) for each row, [3, R].
-        schedule: index of each row's schedule, [R]; 0 is the reference, which has no offset.
-        schedules: their names.
-        mixture: how the rows' mixtures differ; None: they do not.
-    """
+    curvature: float
+    """c, known to a factor of e."""
+    slope_params: float = 0.0
+    slope_tokens: float = 0.0
+    """By which the best value goes with ln N and ln D."""
+    slope_spread: float = 0.15
+    centre_spread: float = 0.5
+    """Of the best value about the middle of those tried, or their reach if that is more."""
 
-    log_lr: FloatArray | None
-    basis: FloatArray
-    schedule: np.ndarray
-    schedules: tuple[str, ...]
-    mixture: MixtureDesign | None = None
 
-    @property
-    def first_offset(self) -> int:
-        """Number of the first schedule's offset among the parameters."""
-        return 0 if self.log_lr is None else 4
+DIMENSIONS: Mapping[str, DimensionPrior] = {
+    # The paper's 256, 1024 and 4096 sequences bend by .006 a squared e-fold. With D the best
+    # batch goes as D^.57 (Step Law, 2503.04715) or D^.38 (Bergsma et al., 2505.13738), and as
+    # good as not with N.
+    "batch_tokens": DimensionPrior(0.01, slope_tokens=0.45),
+    "warmup_fraction": DimensionPrior(0.003),
+    # The paper: .7 % of the loss between none and its value. At a constant time scale of decay
+    # it falls as 1 / (lr steps).
+    "weight_decay": DimensionPrior(0.003, slope_spread=0.3),
+}
+"""Columns of a run table that bowls are fitted to where runs differ in them."""
 
-    @property
-    def first_mixture(self) -> int:
-        """Number of the mixture's first parameter."""
-        return self.first_offset + max(len(self.schedules) - 1, 0)
+CHOICES: Mapping[str, float] = {
+    # The paper's ends: 3.210, 3.235 and 3.260 by schedule; 3.21 and 3.65 by kernel.
+    "noise_schedule": 0.02,
+    "objective": 0.05,
+    "kernel": 0.1,
+}
+"""Columns that offsets are fitted to, with the prior standard deviation of an offset."""
 
-    @property
-    def size(self) -> int:
-        """Number of parameters: (ln c, l0, l_N, l_D), an offset for each other schedule, and the
-        mixture's."""
-        return self.first_mixture + (0 if self.mixture is None else self.mixture.size)
+CHOICE_SLOPE_SPREAD = 0.01
+"""Of an offset's slopes in ln N and ln D: a few per cent of the loss over the runs of a search."""
 
-    def prior(self, settings: ResponsePrior) -> Prior:
-        """Return the priors in the order of the parameters; l0 is relative to its prior centre."""
-        mean: list[float] = []
-        spread: list[float] = []
-        if self.log_lr is not None:
-            mean += [np.log(settings.curvature), 0.0, settings.slope_params, settings.slope_tokens]
-            spread += [settings.curvature_spread, settings.centre_spread]
-            spread += [settings.slope_spread] * 2
-        offsets = max(len(self.schedules) - 1, 0)
-        mean += [0.0] * offsets
-        spread += [settings.offset_spread] * offsets
-        if self.mixture is not None:
-            more = self.mixture.prior()
-            mean, spread = [*mean, *more.mean], [*spread, *more.spread]
-        return Prior(np.array(mean), np.array(spread))
-
-    def bounds(self) -> tuple[FloatArray, FloatArray]:
-        """Return the box that the fit stays in."""
-        offsets = max(len(self.schedules) - 1, 0)
-        low = [] if self.log_lr is None else [np.log(1e-5), -6.0, -2.0, -2.0]
-        high = [] if self.log_lr is None else [np.log(3.0), 6.0, 2.0, 2.0]
-        low, high = low + [-1.0] * offsets, high + [1.0] * offsets
-        if self.mixture is not None:
-            more_low, more_high = self.mixture.bounds()
-            low, high = [*low, *more_low], [*high, *more_high]
-        return np.array(low), np.array(high)
-
-    def derivatives(self, theta: FloatArray) -> Derivatives:
-        """Return the response's log loss and derivatives for theta [B, Q]."""
-        batch, rows = theta.shape[0], self.basis.shape[1]
-        value = np.zeros((batch, rows))
-        gradient = np.zeros((batch, self.size, rows))
-        first_offset = self.first_offset
-        if self.log_lr is not None:
-            c = np.exp(theta[:, 0:1])
-            off = self.log_lr - theta[:, 1:4] @ self.basis
-            value += c * off * off
-            gradient[:, 0] = value
-            gradient[:, 1:4] = (-2.0 * c * off)[:, None, :] * self.basis
-        for index in range(1, len(self.schedules)):
-            mask = (self.schedule == index).astype(np.float64)
-            value += theta[:, first_offset + index - 1, None] * mask
-            gradient[:, first_offset + index - 1] = mask
-        mixed = None
-        if self.mixture is not None:
-            mixed = self.mixture.derivatives(theta[:, self.first_mixture :])
-            value += mixed.value
-            gradient[:, self.first_mixture :] = mixed.gradient
-
-        def curvature(weights: FloatArray) -> FloatArray:
-            result = np.zeros((batch, self.size, self.size))
-            if mixed is not None:
-                place = self.first_mixture
-                result[:, place:, place:] = mixed.curvature(weights)
-            if self.log_lr is None:
-                return result
-            result[:, 0, 0] = (weights * c * off * off).sum(axis=-1)
-            cross = (-2.0 * weights * c * off) @ self.basis.T
-            result[:, 0, 1:4] = cross
-            result[:, 1:4, 0] = cross
-            weighted = (2.0 * weights * c)[:, None, :] * self.basis
-            result[:, 1:4, 1:4] = weighted @ self.basis.T
-            return result
-
-        return Derivatives(value, gradient, curvature)
+LR_BATCH_SLOPE, LR_BATCH_SLOPE_SPREAD = 0.25, 0.25
+"""Of ln of the best rate with ln B: 1/2 below the critical batch, where Adam's noise decides
+(Malladi et al., 2205.10287), 0 beyond it."""
 
 
 @dataclass(frozen=True)
@@ -146,13 +96,19 @@ class Response:
     Attributes:
         lr_fitted: whether the runs' learning rates varied enough to be fitted.
         curvature: c.
-        log_lr: l0, ln of the best learning rate at (N0, D0); NaN where nothing is known.
+        log_lr: l0, ln of the best learning rate at (N0, D0, B0); NaN where nothing is known.
         slope_params, slope_tokens: l_N and l_D.
         reference_params, reference_tokens: N0 and D0.
         offsets: of ln L by schedule, relative to the best one, which has 0.
-        samples: bootstrap of (ln c, l0, l_N, l_D), [B, 4]; empty where not fitted.
+        samples: bootstrap of (ln c, l0, l_N, l_D), and of l_B where batches vary, [B, 4 or 5];
+            empty where not fitted.
         offset_samples: bootstrap of the offsets, [B, schedules].
         mixture: the response to mixtures of texts; None: they did not vary.
+        slope_batch: l_B; 0 where batches do not vary.
+        reference_batch: B0, tokens.
+        bowls: the response to dimensions of `DIMENSIONS` that varied, by column.
+        choices: that to choices of `CHOICES` that varied, by column; the law is stated for the
+            first name of each.
     """
 
     lr_fitted: bool = False
@@ -166,11 +122,16 @@ class Response:
     samples: FloatArray = field(default_factory=lambda: np.zeros((0, 4)))
     offset_samples: FloatArray = field(default_factory=lambda: np.zeros((0, 0)))
     mixture: MixtureResponse | None = None
+    slope_batch: float = 0.0
+    reference_batch: float = 1.0
+    bowls: dict[str, BowlResponse] = field(default_factory=dict)
+    choices: dict[str, ChoiceResponse] = field(default_factory=dict)
 
     @property
     def fitted(self) -> bool:
         """Whether there is anything that runs can be untuned in."""
-        return self.lr_fitted or bool(self.offsets) or self.mixture is not None
+        more = bool(self.bowls) or bool(self.choices)
+        return self.lr_fitted or bool(self.offsets) or self.mixture is not None or more
 
     @property
     def best_schedule(self) -> str | None:
@@ -182,15 +143,21 @@ class Response:
         z = np.log(np.asarray(tokens, dtype=np.float64) / self.reference_tokens)
         return x, z
 
-    def lr_optimum(self, params: ArrayLike, tokens: ArrayLike) -> FloatArray:
-        """Return the best learning rate at N and D; NaN where no learning rate is known."""
-        x, z = self._basis(params, tokens)
-        return np.exp(self.log_lr + self.slope_params * x + self.slope_tokens * z)
+    def lr_optimum(
+        self, params: ArrayLike, tokens: ArrayLike, batch_tokens: ArrayLike | None = None
+    ) -> FloatArray:
+        """Return the best learning rate at N and D; NaN where no learning rate is known.
 
-    def lr_samples(self, params: float, tokens: float) -> FloatArray:
-        """Return the bootstrap of the best learning rate at one point, [B]."""
+        `batch_tokens`: of a step; unset: the best there, or the runs' own where all had one.
+        """
         x, z = self._basis(params, tokens)
-        return np.exp(self.samples[:, 1] + self.samples[:, 2] * x + self.samples[:, 3] * z)
+        log_lr = self.log_lr + self.slope_params * x + self.slope_tokens * z
+        if self.slope_batch:
+            if batch_tokens is None:
+                batch_tokens = self.bowls["batch_tokens"].best(params, tokens)
+            batch = np.asarray(batch_tokens, dtype=np.float64)
+            log_lr = log_lr + self.slope_batch * np.log(batch / self.reference_batch)
+        return np.asarray(np.exp(log_lr))
 
     def penalty(
         self,
@@ -198,21 +165,43 @@ class Response:
         tokens: ArrayLike,
         lr: ArrayLike,
         lr_schedule: str | ArrayLike | None = None,
-        shares: Mapping[str, ArrayLike] | pd.DataFrame | None = None,
+        recipe: Recipe | None = None,
     ) -> FloatArray:
-        """Return by how much ln L lies above the law's, at least 0.
+        """Return by how much ln L lies above the law's.
 
-        A schedule that was never seen counts as the best one, and so does a mixture that is not
-        told: `shares` has the columns `share_<part>`.
+        A schedule that was never seen counts as the best one, and so does what `recipe` does not
+        tell. Below 0 only where a choice whose offset moves with N and D is better than the one
+        that the law is stated for.
         """
+        told: Recipe = {} if recipe is None else recipe
         result = np.zeros(np.broadcast_shapes(np.shape(params), np.shape(tokens), np.shape(lr)))
         if self.lr_fitted:
-            distance = np.log(np.asarray(lr, dtype=np.float64) / self.lr_optimum(params, tokens))
+            best = self.lr_optimum(params, tokens, told.get("batch_tokens"))
+            distance = np.log(np.asarray(lr, dtype=np.float64) / best)
             result = result + self.curvature * distance**2
         if lr_schedule is not None and self.offsets:
             names = np.asarray(lr_schedule, dtype=object)
             offset = np.vectorize(lambda name: self.offsets.get(str(name), 0.0), otypes=[float])
             result = result + offset(names)
-        if self.mixture is not None and shares is not None:
-            result = result + self.mixture.penalty(shares)
+        if self.mixture is not None and any(str(name).startswith(PREFIX) for name in told):
+            result = result + self.mixture.penalty(told)
+        for terms in (self.bowls, self.choices):
+            for column, term in terms.items():
+                if column in told:
+                    result = result + term.penalty(params, tokens, told[column])
         return result
+
+    def recommended(self, params: float, tokens: float) -> dict[str, dict[str, Any]]:
+        """Return the best of each dimension at N and D, ready for JSON, by column.
+
+        Bowls: `value`, `low` and `high` (90 %, None without resamples), and `tried`, the range of
+        the runs' values. Choices: `value`, the best name, and `offsets`, by which ln L lies above
+        it for each name.
+        """
+        found: dict[str, dict[str, Any]] = {}
+        for column, bowl in self.bowls.items():
+            found[column] = {**bowl.estimate(params, tokens), "tried": list(bowl.tried)}
+        for column, choice in self.choices.items():
+            standing = choice.standing(params, tokens)
+            found[column] = {"value": next(iter(standing)), "offsets": standing}
+        return found

@@ -25,6 +25,7 @@ COLUMNS: dict[str, str] = {
     "batch_tokens": "tokens of one optimiser step",
     "seq_len": "tokens of one sequence",
     "warmup_tokens": "tokens of warmup",
+    "warmup_fraction": "warmup as a share of the run to its first observation",
     "lr_schedule": "wsd, cosine, constant, ...",
     "cooldown_tokens": "tokens of cooldown",
     "kernel": "mask, uniform or hybrid",
@@ -63,7 +64,7 @@ SINGLE_VALUED = (
     "cooled",
     "dropout",
 )
-"""Columns in which one fit cannot have two values."""
+"""Columns in which one fit cannot have two values; kernels differ where one study varied them."""
 
 NUMERIC = (
     "params",
@@ -81,6 +82,7 @@ NUMERIC = (
     "batch_tokens",
     "seq_len",
     "warmup_tokens",
+    "warmup_fraction",
     "cooldown_tokens",
     "weight_decay",
     "dropout",

@@ -127,7 +127,7 @@ def _penalties(response: Response, runs: pd.DataFrame) -> FloatArray:
         runs["tokens"].to_numpy(dtype=np.float64),
         runs["lr"].to_numpy(dtype=np.float64),
         runs["lr_schedule"].to_numpy(dtype=object),
-        runs if response.mixture is not None else None,
+        runs,
     )
 
 

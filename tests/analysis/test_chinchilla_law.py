@@ -5,9 +5,11 @@ import pytest
 from laboratory import difference
 
 from analysis.fitting.newton import huber, minimise
-from analysis.laws.base import Points, get_law
+from analysis.laws.base import Points, Prior, get_law
+from analysis.laws.bowls import Bowl
 from analysis.laws.chinchilla import CHINCHILLA
-from analysis.laws.response import ResponseDesign
+from analysis.laws.choices import Choices
+from analysis.laws.summed import Summed
 
 THETA = CHINCHILLA.theta(np.array([1.8, 480.0, 2100.0, 0.35, 0.37]))
 POINTS = Points.of([1e7, 1e8, 3e9, 7e10], [2e11, 2e9, 6e10, 1e12])
@@ -77,10 +79,22 @@ def test_unknown_law_names_the_known_ones():
 def test_response_derivatives_match_differences():
     rng = np.random.default_rng(0)
     basis = np.stack([np.ones(6), rng.normal(size=6), rng.normal(size=6)])
-    design = ResponseDesign(
-        rng.normal(size=6), basis, np.array([0, 1, 2, 0, 1, 2]), ("wsd", "cosine", "constant")
+    prior = Prior(np.zeros(4), np.ones(4))
+    moving = Choices(
+        ("elbo", "maskgit"), np.array([0, 1, 1, 0, 0, 1]), basis, np.zeros(2), np.ones(3)
     )
-    theta = np.array([-3.0, 0.4, -0.2, 0.1, 0.01, -0.02])
+    design = Summed(
+        {
+            "lr": Bowl(rng.normal(size=6), 0.0, basis, np.zeros(2), prior),
+            "lr_schedule": Choices(
+                ("wsd", "cosine", "constant"), np.array([0, 1, 2, 0, 1, 2]), basis[:1],
+                np.zeros(0), np.ones(1),
+            ),
+            "objective": moving,
+        },
+        rows=6,
+    )  # fmt: skip
+    theta = np.array([-3.0, 0.4, -0.2, 0.1, 0.01, -0.02, 0.03, -0.01, 0.2])
     weights = rng.normal(size=(1, 6))
     found = design.derivatives(theta[None])
     value = difference(lambda t: design.derivatives(t[None]).value[0], theta)
