@@ -124,6 +124,8 @@ class Account:
         open: which candidates may be bought now, [T]; unset: all. A table's rows can be bought
             once, a cluster may have too few free devices for a run.
         overhead: what any run costs besides its own price.
+        prices: what a candidate is weighed by, [T], where that is not its cost: seconds, say,
+            where FLOPs are what is budgeted.
         unlisted: how many more were bought, which are not among the candidates.
     """
 
@@ -134,6 +136,7 @@ class Account:
     open: np.ndarray | None = None
     overhead: float = 0.0
     unlisted: int = 0
+    prices: FloatArray | None = None
 
 
 @dataclass(frozen=True)
@@ -182,7 +185,8 @@ def choose(
     cuts = expected_cuts(market, belief, account.pending)
     weights = _needs(market, belief)
     exponent = cost_exponent(belief, policy)
-    scores = np.where(allowed, cuts @ weights / costs**exponent, -np.inf)
+    prices = costs if account.prices is None else account.prices
+    scores = np.where(allowed, cuts @ weights / prices**exponent, -np.inf)
     best = int(np.argmax(scores))
     return Choice(best, scores, cuts[best], _reason(market, cuts[best], costs[best], account))
 

@@ -28,10 +28,12 @@ from analysis.steering.stopping import Trust
 from quokka_ray.campaign.budget import Account, account, projected_flops
 from quokka_ray.campaign.data_menu import DataMenu
 from quokka_ray.campaign.data_steering import DataSteering
+from quokka_ray.campaign.devices import Devices
 from quokka_ray.campaign.ending import Ending, Kind, ending, meets, trust_notes
 from quokka_ray.campaign.ledger import Ledger, Record, TrajectoryState, read_rows
 from quokka_ray.campaign.menu import Menu, plan_run
 from quokka_ray.campaign.refits import Refits
+from quokka_ray.campaign.speed import fit_speed
 from quokka_ray.campaign.steering import Proposal, Steering
 from quokka_ray.corpus import TokenCorpus
 from quokka_ray.study.config import StudyConfig
@@ -116,7 +118,7 @@ class Campaign:
 
     # Asking
 
-    def ask(self, propose: Callable[[], Proposal] | None = None) -> TrajectoryConfig | Answer:
+    def ask(self, announce: Callable[[Proposal], None] | None = None) -> TrajectoryConfig | Answer:
         """Return the next trajectory to run, or why there is none.
 
         What an earlier driver, or a process that died, left unfinished comes first. A trajectory
@@ -124,13 +126,14 @@ class Campaign:
         that its process is gone.
 
         Args:
-            propose: Makes the proposal in place of `Campaign.propose`, for an executor whose
-                search library wants to be asked first.
+            announce: Told a new run before it is planned, for an executor whose search library
+                keeps a record of its own.
         """
         if self.stopping:
             return self._idle()
         if self._queue:
-            return self._start(self._queue[0])
+            first = next((name for name in self._queue if self._has_room(name)), None)
+            return self._idle() if first is None else self._start(first)
         if self._arrived():
             return self._idle()
         limit = self.study.budget.trials
@@ -138,15 +141,29 @@ class Campaign:
             return self._idle()
         if not self._can_buy():
             return self._idle()
-        return self._start(self._plan((propose or self.propose)()))
+        proposal = self.propose()
+        if proposal is None:
+            return self._idle()
+        if announce is not None:
+            announce(proposal)
+        return self._start(self._plan(proposal))
 
-    def propose(self) -> Proposal:
-        """Return the next run that the steering would buy. Changes nothing."""
-        return self._steering.propose(
-            states=list(self.ledger.trajectories.values()),
-            guide=self.guide,
-            available=self.account.available,
-        )
+    def propose(self) -> Proposal | None:
+        """Return the next run that the steering would buy; None: it waits for others to end.
+
+        Where the run that is wanted takes more workers than are free, one is returned that fits
+        beside it and is done before they are. Changes nothing.
+        """
+        states, available = self._states, self.account.available
+        wanted = self._steering.propose(states, self.guide, available)
+        if wanted is None or self.devices.alike or not self._live:
+            return wanted
+        live = [self.ledger.trajectories[name] for name in self._live]
+        if self.devices.of(wanted.params) <= self.devices.free(live):
+            return wanted
+        speed = fit_speed(states, self.devices.of)
+        fits = self.devices.backfill(wanted.params, live, speed)
+        return self._steering.propose(states, self.guide, available, fits)
 
     # Telling
 
@@ -255,6 +272,15 @@ class Campaign:
         return account(self.study.budget.flops, self.ledger.trajectories.values())
 
     @property
+    def devices(self) -> Devices:
+        """The cluster; until an executor says more, one where any run fits."""
+        return self._steering.devices
+
+    @devices.setter
+    def devices(self, devices: Devices) -> None:
+        self._steering.devices = devices
+
+    @property
     def live(self) -> frozenset[str]:
         """The trajectories in flight."""
         return frozenset(self._live)
@@ -274,6 +300,13 @@ class Campaign:
         return self.ledger.runs()
 
     # Inside
+
+    def _has_room(self, trajectory: str) -> bool:
+        if self.devices.alike or not self._live:
+            return True
+        live = [self.ledger.trajectories[name] for name in self._live]
+        wanted = self.ledger.trajectories[trajectory].config.params
+        return self.devices.of(wanted) <= self.devices.free(live)
 
     def _can_buy(self) -> bool:
         return self._steering.can_buy(self._states, self.account.available)

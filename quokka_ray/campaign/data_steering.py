@@ -24,9 +24,11 @@ from analysis.turning import Curve, Turning
 from analysis.ushape import curve_of, done_after
 from quokka_ray.campaign.beliefs import Predicted
 from quokka_ray.campaign.data_menu import DataMenu
+from quokka_ray.campaign.devices import Devices, Fits, anything
 from quokka_ray.campaign.factors import scored_of, suggest_factors, weights_of
 from quokka_ray.campaign.ledger import TrajectoryState
-from quokka_ray.campaign.steering import Proposal
+from quokka_ray.campaign.speed import fit_speed, prices
+from quokka_ray.campaign.steering import Proposal, fitting
 from quokka_ray.study.config import StudyConfig
 from quokka_ray.study.search import EarlyEnd
 
@@ -63,6 +65,7 @@ class DataSteering:
         self._study = study
         self._menu = menu
         self._rule = study.search.early_end or EarlyEnd()
+        self.devices = Devices()
         self.start = self._start()
 
     def can_buy(self, states: Sequence[TrajectoryState], available: float) -> bool:
@@ -74,9 +77,13 @@ class DataSteering:
         states: Sequence[TrajectoryState],
         guide: Fit | None,
         available: float,
-    ) -> Proposal:
+        fits: Fits = anything,
+    ) -> Proposal | None:
         """Return the next trajectory; arguments as those of `Steering.propose`."""
-        row, reason = self._place(states, guide, available)
+        place = self._place(states, guide, available, fits)
+        if place is None:
+            return None
+        row, reason = place
         factors = suggest_factors(
             self._study.search,
             scored_of(states, guide, [float(each.planned["lr_factor"]) for each in states]),
@@ -186,9 +193,11 @@ class DataSteering:
         return int(left // usual.max()), int(left // usual.min())
 
     def _place(
-        self, states: Sequence[TrajectoryState], guide: Fit | None, available: float
-    ) -> "tuple[pd.Series[float], str]":
-        candidates = self.candidates(states, available)
+        self, states: Sequence[TrajectoryState], guide: Fit | None, available: float, fits: Fits
+    ) -> "tuple[pd.Series[float], str] | None":
+        candidates = fitting(self.candidates(states, available), fits)
+        if candidates.empty:
+            return None
         planned = {(state.config.params, state.config.unique_tokens) for state in states}
         for row in self.start.itertuples():
             there = (candidates["params"] == row.params) & (
@@ -220,9 +229,8 @@ class DataSteering:
             earlier.count((int(row.params), int(row.unique_tokens)))
             for row in candidates.itertuples()
         ]
-        overhead = OVERHEAD_SHARE * float(self._menu.table["cost"].max())
         scores = gains.sum(axis=1) * _REPEATED ** np.array(times) * candidates["chance"].to_numpy()
-        scores = scores / (runs.cost + overhead) ** COST_EXPONENT
+        scores = scores / self._prices(states, candidates, runs.cost) ** COST_EXPONENT
         best = int(np.argmax(scores))
         cut = float(gains[best].sum() / before.sum())
         spent = runs.cost[best] / self._study.budget.flops
@@ -232,6 +240,17 @@ class DataSteering:
             f"about {spent:.1%} of the budget: its curve should be done by {chosen['done']:.3g} "
             "epochs"
         )
+
+    def _prices(
+        self, states: Sequence[TrajectoryState], candidates: pd.DataFrame, flops: FloatArray
+    ) -> FloatArray:
+        """Return what candidates are weighed by, [R]: FLOPs and an overhead, or device seconds."""
+        if self._study.search.price == "seconds":
+            speed = fit_speed(states, self.devices.of)
+            if speed is not None:
+                params = candidates["params"].to_numpy(float)
+                return prices(speed, params, flops, self.devices.of)
+        return flops + OVERHEAD_SHARE * float(self._menu.table["cost"].max())
 
     def expected(self, candidates: pd.DataFrame) -> Trajectories:
         """Return what candidates should show and cost: their points up to where they are done."""

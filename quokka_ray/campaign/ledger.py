@@ -37,6 +37,8 @@ class TrajectoryState:
     planned: Record
     """What was written when it was planned, without the configuration."""
     attempts: int = 0
+    started_at: float | None = None
+    """When its latest attempt was started, seconds since the epoch."""
     observations: list[Record] = field(default_factory=list)
     """Those that have a loss, in the order of their token counts."""
     diverged: list[Record] = field(default_factory=list)
@@ -230,6 +232,7 @@ class Ledger:
             raise ConfigurationError(f"{self.path}: {kind} of {trajectory}, which was not planned")
         if kind == "started":
             state.attempts = max(state.attempts, int(record["attempt"]))
+            state.started_at = record.get("time")
         elif kind == "observation":
             state.observe(record)
         elif kind == "ended":

@@ -4,7 +4,7 @@ Through it a study of Optuna (and of Ray Tune's `OptunaSearch`) runs the steerin
 come from the law, the other dimensions from Optuna's own estimator in relative coordinates.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import optuna
@@ -41,20 +41,16 @@ def search_space(
 
 
 class SteeredSampler(BaseSampler):
-    """Samples what `propose` proposes.
+    """Samples the campaign's next run.
 
     Args:
         space: The static space that proposals lie in.
-        propose: Returns the next run to buy.
     """
 
-    def __init__(
-        self, space: dict[str, BaseDistribution], propose: Callable[[], Proposal]
-    ) -> None:
+    def __init__(self, space: dict[str, BaseDistribution]) -> None:
         self._space = space
-        self._propose = propose
         self.proposal: Proposal | None = None
-        """What was sampled last."""
+        """What is sampled next: set before Optuna is asked."""
 
     def infer_relative_search_space(
         self, study: optuna.Study, trial: optuna.trial.FrozenTrial
@@ -69,7 +65,7 @@ class SteeredSampler(BaseSampler):
         search_space: dict[str, BaseDistribution],
     ) -> dict[str, Any]:
         """Return the campaign's next proposal as Optuna's values."""
-        self.proposal = self._propose()
+        assert self.proposal is not None, "the campaign proposes before Optuna is asked"
         unique = {"unique_tokens": float(self.proposal.unique_tokens)}
         return {
             **(unique if "unique_tokens" in search_space else {}),

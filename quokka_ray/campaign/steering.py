@@ -19,9 +19,11 @@ from analysis.laws.base import FloatArray
 from analysis.laws.mixture import PREFIX
 from analysis.steering.choosing import Account, Choice, choose
 from quokka_ray.campaign.beliefs import Beliefs, Predicted
+from quokka_ray.campaign.devices import Devices, Fits, anything
 from quokka_ray.campaign.factors import Scored, scored_of, suggest_factors, weights_of
 from quokka_ray.campaign.ledger import TrajectoryState
 from quokka_ray.campaign.menu import LEVELS_PER_DECADE, Menu
+from quokka_ray.campaign.speed import fit_speed, prices
 from quokka_ray.study.config import LRScheduleName, StudyConfig
 from quokka_ray.study.corpus import shares_of
 
@@ -93,22 +95,28 @@ class Steering:
         self._menu = menu
         self.start = start_design(study, menu)
         self.beliefs = Beliefs(study, menu)
+        self.devices = Devices()
 
     def propose(
         self,
         states: Sequence[TrajectoryState],
         guide: Fit | None,
         available: float,
-    ) -> Proposal:
-        """Return the next run.
+        fits: Fits = anything,
+    ) -> Proposal | None:
+        """Return the next run; None where none fits.
 
         Args:
             states: Every trajectory planned so far.
             guide: The five-parameter law of all runs, whose response says what rates and
                 schedules cost, and sets learning rates.
             available: Exact FLOPs that the run may cost; at least the menu's cheapest run.
+            fits: Which runs the cluster has room for now.
         """
-        params, tokens, cost, reason = self._place(states, guide, available)
+        place = self._place(states, guide, available, fits)
+        if place is None:
+            return None
+        params, tokens, cost, reason = place
         center = float(self._lr_centers(guide, [params], [tokens])[0])
         factors = suggest_factors(
             self._study.search,
@@ -141,22 +149,25 @@ class Steering:
         return ended > len(self.start)
 
     def _place(
-        self, states: Sequence[TrajectoryState], guide: Fit | None, available: float
-    ) -> tuple[int, int, float, str]:
+        self, states: Sequence[TrajectoryState], guide: Fit | None, available: float, fits: Fits
+    ) -> tuple[int, int, float, str] | None:
         planned = {(state.config.params, state.config.tokens) for state in states}
         for row in self.start.itertuples():
-            if (row.params, row.tokens) not in planned and row.cost <= available:
+            new = (row.params, row.tokens) not in planned and row.cost <= available
+            if new and fits(row.params, row.cost):
                 reason = f"start: IsoFLOP at {row.flops:.2g} FLOPs"
                 return int(row.params), int(row.tokens), float(row.cost), reason
         reach = self._reach(states, guide, available)
-        if reach is not None:
+        if reach is not None and fits(reach[0], reach[2]):
             return reach
         if guide is not None:
-            return self._steer(states, guide, available)
+            return self._steer(states, guide, available, fits)
         rng = np.random.default_rng([self._study.seed, len(states)])
         spent = sum(state.flops_spent for state in states)
         ceiling = max(LARGEST_SHARE * spent, self._menu.smallest_cost)
-        candidates = self._menu.affordable(min(available, ceiling))
+        candidates = fitting(self._menu.affordable(min(available, ceiling)), fits)
+        if candidates.empty:
+            return None
         chosen = candidates.iloc[int(rng.integers(len(candidates)))]
         place = int(chosen["params"]), int(chosen["tokens"]), float(chosen["cost"])
         return *place, "at random: no law yet"
@@ -185,17 +196,18 @@ class Steering:
         return int(chosen["params"]), int(chosen["tokens"]), float(chosen["cost"]), reason
 
     def _steer(
-        self, states: Sequence[TrajectoryState], guide: Fit, available: float
-    ) -> tuple[int, int, float, str]:
+        self, states: Sequence[TrajectoryState], guide: Fit, available: float, fits: Fits
+    ) -> tuple[int, int, float, str] | None:
         """Return the run that tells most of the target for its price, and what it would tell."""
         belief = self.beliefs.of(guide, states)
         table, market, running = self.beliefs.offered(available, states)
+        seconds = self._seconds(states, table)
+        room = _room(table, fits)
         budget = self._study.budget.flops
         bought = tuple(range(len(table), market.candidates.count))
         work = 6.0 * table["params"].to_numpy(float) * table["tokens"].to_numpy(float)
-        payable = (table["cost"].to_numpy(float) <= available) & (
-            np.log(work) >= self.beliefs.trust.log_floor - 1e-9
-        )
+        payable = room & (table["cost"].to_numpy(float) <= available)
+        payable &= np.log(work) >= self.beliefs.trust.log_floor - 1e-9
         planned = {(state.config.params, state.config.tokens) for state in states}
         places = zip(table["params"], table["tokens"], strict=True)
         known = np.array([(int(n), int(d)) in planned for n, d in places])
@@ -210,6 +222,8 @@ class Steering:
                 running,
                 open_,
                 unlisted=len(states) - len(bought),
+                # Those that were bought are not open: whatever they would cost.
+                prices=None if seconds is None else np.append(seconds, np.ones(len(bought))),
             )
             return choose(market, belief, account, rng)
 
@@ -217,14 +231,30 @@ class Steering:
         if choice is None or not known[choice.index]:
             choice = best(payable & ~known) or best(payable)
         if choice is None:
+            if not room.any():
+                return None
             # Only runs too small to be trusted can be paid for: they still tell the noise.
-            chosen = table.loc[table["cost"].idxmin()]
+            chosen = table.loc[table["cost"].where(room).idxmin()]
             reason = "the cheapest: nothing that the law trusts can be paid for any more"
         else:
             chosen, reason = table.iloc[choice.index], choice.reason
+            if seconds is not None:
+                reason += f", some {seconds[choice.index]:.3g} s of device time"
             if known[choice.index]:
                 reason = f"a replicate, to learn the noise: {reason}"
         return int(chosen["params"]), int(chosen["tokens"]), float(chosen["cost"]), reason
+
+    def _seconds(
+        self, states: Sequence[TrajectoryState], table: pd.DataFrame
+    ) -> FloatArray | None:
+        """Return the device seconds of runs, [R]; None while, or where, FLOPs are the price."""
+        if self._study.search.price == "flops":
+            return None
+        speed = fit_speed(states, self.devices.of)
+        if speed is None:
+            return None
+        params, cost = table["params"].to_numpy(float), table["cost"].to_numpy(float)
+        return prices(speed, params, cost, self.devices.of)
 
     @staticmethod
     def _may_replicate(states: Sequence[TrajectoryState]) -> bool:
@@ -271,3 +301,16 @@ class Steering:
         )
         rates = np.array([config.lr for config in configs])
         return scored_of(states, guide, (rates / centers).tolist())
+
+
+def _room(table: pd.DataFrame, fits: Fits) -> np.ndarray:
+    """Return which runs of a table (columns params, cost) the cluster has room for now, [R]."""
+    if fits is anything:
+        return np.ones(len(table), dtype=bool)
+    pairs = zip(table["params"], table["cost"], strict=True)
+    return np.array([fits(params, cost) for params, cost in pairs], dtype=bool)
+
+
+def fitting(table: pd.DataFrame, fits: Fits) -> pd.DataFrame:
+    """Return the rows of `table` that the cluster has room for now, numbered anew."""
+    return table if fits is anything else table[_room(table, fits)].reset_index(drop=True)

@@ -8,6 +8,7 @@ campaign's ledger is the only state: nothing is saved with Tune's, and a resumed
 import json
 import logging
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,7 @@ class CampaignSearch(OptunaSearch):
         self._stop_file = stop_file
         study = campaign.study
         space = search_space(study.search, campaign.menu, study.corpus.searched_weights)
-        self._steered = SteeredSampler(space, campaign.propose)
+        self._steered = SteeredSampler(space)
         super().__init__(
             space=space,
             metric=METRIC,
@@ -63,7 +64,7 @@ class CampaignSearch(OptunaSearch):
 
         None is only said while a trial is in flight: with none, Tune would wait for minutes.
         """
-        answer = self._campaign.ask(lambda: self._propose_through_optuna(trial_id))
+        answer = self._campaign.ask(partial(self._tell_optuna, trial_id))
         if answer is Answer.WAIT:
             return None
         if isinstance(answer, Answer):
@@ -117,11 +118,10 @@ class CampaignSearch(OptunaSearch):
         """Pickle as nothing: Tune writes its tuner to disk, and nobody reads that."""
         return {}
 
-    def _propose_through_optuna(self, trial_id: str) -> Proposal:
+    def _tell_optuna(self, trial_id: str, proposal: Proposal) -> None:
+        """Make a trial of Optuna's for a run that the campaign is about to plan."""
+        self._steered.proposal = proposal
         super().suggest(trial_id)
-        proposal = self._steered.proposal
-        assert proposal is not None, "asking Optuna samples a proposal"
-        return proposal
 
 
 def _rebuild_journal(

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from quokka_ray.campaign.campaign import Campaign
+from quokka_ray.campaign.devices import Devices
 from quokka_ray.cluster.machines import Room, connect, device_memory, room_for
 from quokka_ray.cluster.shares import with_shares
 from quokka_ray.cluster.trainable import Train, trial_of
@@ -59,7 +60,9 @@ def run_on_ray(campaign: Campaign, stop_file: Path, train: Train | None = None) 
         resources = with_shares(campaign)
         room = room_for(resources)
         worlds = Worlds(resources, room, device_memory)
-        fewest, most = _sizes(campaign, worlds)
+        workers = _workers_of(campaign, worlds)
+        campaign.devices = Devices(room.workers, workers)
+        fewest, most = min(workers.values()), max(workers.values())
         room.trials(most)
         slots = room.trials(fewest)
         if resources.slots != "auto":
@@ -92,14 +95,15 @@ def run_on_ray(campaign: Campaign, stop_file: Path, train: Train | None = None) 
             ray.shutdown()
 
 
-def _sizes(campaign: Campaign, worlds: Worlds) -> tuple[int, int]:
-    """Return the fewest and the most workers that a trial of the study may have."""
+def _workers_of(campaign: Campaign, worlds: Worlds) -> dict[int, int]:
+    """Return the workers that a trial of each of the study's sizes has, by N."""
     study, vocab_size = campaign.study, campaign.corpus.vocab_size
-    counts = {
-        worlds.of_size(rung.shape, study.model, vocab_size, study.training, study.diffusion)
-        for rung in campaign.menu.rungs.values()
+    return {
+        params: worlds.of_size(
+            rung.shape, study.model, vocab_size, study.training, study.diffusion
+        )
+        for params, rung in campaign.menu.rungs.items()
     }
-    return min(counts), max(counts)
 
 
 def _request(config: dict[str, Any], room: Room) -> "tune.PlacementGroupFactory":

@@ -60,6 +60,10 @@ class SearchConfig(Section):
     lr_factor: Range = Range(low=0.25, high=4)
     """Learning rate as a factor of the current learning-rate law."""
     lr_schedule: tuple[LRScheduleName, ...] = ("wsd",)
+    price: Literal["flops", "seconds"] = "flops"
+    """What a run's worth is divided by when the next one is chosen. `seconds`: device time, as the
+    trials so far have measured it by size, the start of a trial included: what a bill counts, and
+    what favours larger models, whose FLOPs are faster. The budget is of FLOPs all the same."""
     initial_fraction: float = Field(default=0.3, gt=0, le=1)
     """Share of the budget for the space-filling start, before the law steers."""
 

@@ -22,6 +22,7 @@ def trial(params: int, flops: float, share: float = 1.0) -> Any:
     return SimpleNamespace(
         config=config, observations=[], diverged=[], progress=row, flops_spent=spent,
         processed=round(100 * share), ended=row if share == 1 else None,
+        attempts=1, started_at=None,
     )  # fmt: skip
 
 
@@ -51,3 +52,16 @@ def test_nothing_is_foretold_before_anything_was_measured() -> None:
     unknown.progress = unknown.ended = None
     assert device_seconds_left(Account(1e12, 0.0, 0.0), [unknown]) is None
     assert device_seconds_left(Account(1e12, 0.0, 0.0), []) is None
+
+
+def test_a_trial_is_priced_with_the_time_in_which_it_does_not_train() -> None:
+    states = [trial(params, 1e11) for params in (2_000, 10_000, 50_000)]
+    for state, beside in zip(states, (3.0, 5.0, 40.0), strict=True):
+        state.started_at = 1e9
+        state.ended["time"] = 1e9 + seconds(state.config.params, 1e11) / 2 + beside
+    again = trial(30_000, 1e11)
+    again.attempts, again.started_at, again.ended["time"] = 2, 1e9, 2e9
+    speed = fit_speed([*states, again], workers=lambda params: 2)
+    assert speed is not None
+    assert speed.overhead == pytest.approx(5.0), "the median of trials of one attempt"
+    assert speed.price(10_000, 3e11, 2) == pytest.approx(seconds(10_000, 3e11) + 10.0)
