@@ -171,17 +171,17 @@ def test_a_law_file_with_a_formula_that_runs_code_is_refused(runs, tmp_path):
     ],
 )
 def test_what_is_no_formula_is_refused_at_once(text, says):
-    begun = time.perf_counter()
+    begun = time.thread_time()
     with pytest.raises(FormulaError, match=says):
         read_formula(text)
-    assert time.perf_counter() - begun < 0.5
+    assert time.thread_time() - begun < 0.5
 
 
 def test_large_powers_do_not_keep_the_algebra_busy():
     law = FormulaLaw("x", "E + (((2*N)**999)**999)**999*A")
-    begun = time.perf_counter()
+    begun = time.thread_time()
     value = law.log_loss(np.zeros(2), Points.of([1.0], [1.0]))
-    assert time.perf_counter() - begun < 2.0
+    assert time.thread_time() - begun < 2.0
     assert np.isfinite(value).all()
 
 
