@@ -158,7 +158,9 @@ def _bowl(
     if len(values) < FEWEST_ROWS or not (np.isfinite(values) & (values > 0)).all():
         return None
     logs = np.log(values)
-    if float(np.std(logs - _trend(logs, basis) @ basis)) < SMALLEST_SPREAD:
+    rest = logs - _trend(logs, basis) @ basis
+    # Of few rows a trend takes much with it that is none.
+    if float(np.sqrt((rest**2).sum() / (len(rest) - len(basis)))) < SMALLEST_SPREAD:
         return None
     middle = float((logs.min() + logs.max()) / 2)
     reach = max(settings.centre_spread, float(np.ptp(logs)) / 2)

@@ -8,6 +8,7 @@ they came out. All of it follows from the ledger, so that a resumed search belie
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -217,14 +218,14 @@ class Beliefs:
         tokens: int,
         lr: float,
         lr_schedule: str,
-        shares: Mapping[str, float] | None = None,
+        recipe: Mapping[str, Sequence[Any]] | None = None,
     ) -> Predicted:
-        """Return what is expected of one run with its own learning rate, schedule and mixture.
+        """Return what is expected of one run with its own learning rate, schedule and recipe.
 
-        `shares`: of the parts of its mixture, as columns `share_<part>`; None: it has none.
+        `recipe`: what else differs in it, as columns of a run table of one row.
         """
         belief = self.of(guide, states)
-        off = float(guide.response.penalty([params], [tokens], [lr], [lr_schedule], shares)[0])
+        off = float(guide.response.penalty([params], [tokens], [lr], [lr_schedule], recipe)[0])
         # The runs' own losses are known to no more than what their rates cost.
         unsure = _UNSURE * float(np.hypot(off, _penalties(guide.response, guide.runs).mean()))
         there = Predictive.of(belief, Points.of([params], [tokens])).moved(off, unsure)

@@ -385,6 +385,7 @@ class Campaign:
     def _plan(self, proposal: Proposal) -> str:
         """Write `proposal` into the ledger, its cost reserved; return the trajectory's id."""
         config = self._trajectory(proposal)
+        place, own = (proposal.params, proposal.tokens), (config.params, config.tokens)
         self.ledger.append(
             {
                 "kind": "planned",
@@ -392,6 +393,7 @@ class Campaign:
                 "reason": proposal.reason,
                 "predicted": asdict(proposal.predicted) if proposal.predicted else None,
                 "lr_factor": proposal.lr_factor,
+                **({} if place == own else {"place": place}),
                 "reserved_flops": config.flops_exact,
                 "config": config.model_dump(mode="json"),
             },
@@ -439,17 +441,20 @@ class Campaign:
                     observer.refitted(self, fit)
 
     def _trajectory(self, proposal: Proposal) -> TrajectoryConfig:
-        index = len(self.ledger.trajectories)
-        tokens, unique, menu = proposal.tokens, proposal.unique_tokens, self.menu
+        index, menu = len(self.ledger.trajectories), self.menu
+        study, rung = self.study, menu.rungs[proposal.params]
+        tokens, unique = proposal.tokens, proposal.unique_tokens
         if isinstance(menu, DataMenu):
             points, data = menu.points(tokens, unique), f"U{_short(unique)}"
         else:
-            points, data = menu.points(tokens), f"D{_short(tokens)}"
+            run = menu.run(proposal.params, tokens, proposal.recipe)
+            study, rung, points = run.study, run.rung, run.points
+            tokens, data = run.tokens, f"D{_short(run.tokens)}"
         return plan_run(
-            f"{index:04d}-N{_short(proposal.params)}-{data}",
-            self.study,
+            f"{index:04d}-N{_short(rung.params)}-{data}",
+            study,
             self.corpus,
-            self.menu.rungs[proposal.params],
+            rung,
             tokens=tokens,
             earlier_points=points[:-1],
             unique_tokens=unique,

@@ -25,7 +25,8 @@ from analysis.ushape import curve_of, done_after
 from quokka_ray.campaign.beliefs import Predicted
 from quokka_ray.campaign.data_menu import DataMenu
 from quokka_ray.campaign.devices import Devices, Fits, anything
-from quokka_ray.campaign.factors import scored_of, suggest_factors, weights_of
+from quokka_ray.campaign.dimensions import Dimensions
+from quokka_ray.campaign.factors import scored_of, suggest_factors
 from quokka_ray.campaign.ledger import TrajectoryState
 from quokka_ray.campaign.speed import fit_speed, prices
 from quokka_ray.campaign.steering import Proposal, fitting
@@ -64,6 +65,7 @@ class DataSteering:
     def __init__(self, study: StudyConfig, menu: DataMenu) -> None:
         self._study = study
         self._menu = menu
+        self._dimensions = Dimensions(study)
         self._rule = study.search.early_end or EarlyEnd()
         self.devices = Devices()
         self.start = self._start()
@@ -85,10 +87,14 @@ class DataSteering:
             return None
         row, reason = place
         factors = suggest_factors(
-            self._study.search,
-            scored_of(states, guide, [float(each.planned["lr_factor"]) for each in states]),
+            self._dimensions.space,
+            scored_of(
+                self._dimensions,
+                states,
+                guide,
+                [float(each.planned["lr_factor"]) for each in states],
+            ),
             seed=self._study.seed * 1_000_003 + len(states),
-            weights=self._study.corpus.searched_weights,
         )
         params, unique, tokens = int(row["params"]), int(row["unique_tokens"]), int(row["tokens"])
         predicted = None
@@ -111,7 +117,7 @@ class DataSteering:
             lr_schedule=factors["lr_schedule"],
             reason=reason,
             predicted=predicted,
-            weights=weights_of(factors, self._study.corpus.searched_weights),
+            weights=self._dimensions.weights_of(factors),
         )
 
     def turning(self, states: Sequence[TrajectoryState]) -> Turning:

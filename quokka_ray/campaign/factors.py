@@ -1,16 +1,15 @@
 """The dimensions beside size and data, placed by Optuna in coordinates relative to the law.
 
-They are the learning rate, its schedule, and the weights of a mixture where a study searches them.
 A learning rate that suits a small model is wrong for a large one; as a factor of the current
-learning-rate law it means the same at every size. What a trial scores is its excess: how far its
-log loss lies above the law of size and data. Both the coordinates and the scores change with
-every refit, so the observations are told to a fresh in-memory study at every ask.
+learning-rate law it means the same at every size, and so do the others (`dimensions.py`). What a
+trial scores is its excess: how far its log loss lies above the law of size and data. Both the
+coordinates and the scores change with every refit, so the observations are told to a fresh
+in-memory study at every ask.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
-from types import MappingProxyType
 from typing import Any, Self
 
 import optuna
@@ -19,15 +18,12 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.trial import FrozenTrial, TrialState
 
 from analysis.fitting.fit import Fit
+from quokka_ray.campaign.dimensions import Dimensions, Place
 from quokka_ray.campaign.ledger import TrajectoryState
-from quokka_ray.study.config import Range, SearchConfig
 
 MAX_TOLD = 250
 """Observations told at an ask, the latest ones: telling costs time in proportion, and from 250 on
 the estimator counts 25 as good however many there are."""
-
-NO_WEIGHTS: Mapping[str, Range] = MappingProxyType({})
-"""Of a study whose corpus is no mixture, or has weights that stay."""
 
 DIVERGED_EXCESS = 1.0
 """What a diverged trial scores: far worse than any that trained."""
@@ -40,25 +36,30 @@ STARTUP = 8
 class Scored:
     """One observation (or, without a score, one trial in flight) in relative coordinates."""
 
-    lr_factor: float
-    lr_schedule: str
+    values: Mapping[str, Any]
+    """By dimension."""
     excess: float | None
     """ln loss minus ln law(N, D); None while the trial runs."""
-    weights: Mapping[str, float] = field(default_factory=dict)
-    """Weights of the mixture that are searched, by part."""
 
 
 def scored_of(
-    states: Sequence[TrajectoryState], guide: Fit | None, lr_factors: Sequence[float]
+    dimensions: Dimensions,
+    states: Sequence[TrajectoryState],
+    guide: Fit | None,
+    lr_factors: Sequence[float],
+    place: Place | None = None,
 ) -> list[Scored]:
     """Return what Optuna learns from: not from trajectories that failed or were stopped.
 
     Args:
+        dimensions: The study's.
         states: Every trajectory planned so far.
         guide: The law whose excess they score; without one the losses of different sizes do not
             compare, and all score alike.
         lr_factors: Their learning rates over that law's.
+        place: Where the next run lies, which values and scores are moved to; None: they stay.
     """
+    response = None if guide is None else guide.response
     excess: dict[str, float] = {}
     if guide is not None:
         # Observations of one trial share its rate and schedule, and score together.
@@ -72,11 +73,13 @@ def scored_of(
             score: float | None = DIVERGED_EXCESS
         elif state.observations:
             score = excess.get(config.id, 0.0)
+            if place is not None:
+                score += dimensions.moved_score(config, response, place)
         elif status is None:
             score = None
         else:
             continue
-        scored.append(Scored(factor, config.lr_schedule, score, config.mixture or {}))
+        scored.append(Scored(dimensions.told(config, factor, response, place), score))
     return scored
 
 
@@ -90,52 +93,26 @@ class _Told(FrozenTrial):
         return self
 
 
-def weight_dimension(part: str) -> str:
-    """Return what the dimension of a part's weight is called."""
-    return f"weight_{part}"
-
-
-def factor_space(
-    search: SearchConfig, weights: Mapping[str, Range] = NO_WEIGHTS
-) -> dict[str, BaseDistribution]:
-    """Return Optuna's distributions of the relative dimensions.
-
-    Args:
-        search: Ranges of the learning rate's factor and of schedules.
-        weights: Ranges of the weights that are searched, by part of the mixture.
-    """
-    return {
-        "lr_factor": FloatDistribution(search.lr_factor.low, search.lr_factor.high, log=True),
-        "lr_schedule": CategoricalDistribution(search.lr_schedule),
-        **{
-            weight_dimension(part): FloatDistribution(one.low, one.high, log=True)
-            for part, one in weights.items()
-        },
-    }
-
-
-def weights_of(params: Mapping[str, Any], weights: Iterable[str]) -> dict[str, float]:
-    """Return the weights among values of `factor_space`, by part."""
-    return {part: float(params[weight_dimension(part)]) for part in weights}
-
-
 def suggest_factors(
-    search: SearchConfig,
-    told: Sequence[Scored],
-    seed: int,
-    weights: Mapping[str, Range] = NO_WEIGHTS,
+    space: Mapping[str, BaseDistribution], told: Sequence[Scored], seed: int
 ) -> dict[str, Any]:
-    """Return the next place in `factor_space`, given what was observed and what runs.
+    """Return the next values, given what was observed and what runs.
 
     The same arguments give the same answer, whatever was asked before.
+
+    Args:
+        space: Optuna's distributions, `Dimensions.space`. A value beyond the range of its
+            distribution counts as its end; a trial with a name that is not among its choices
+            tells nothing.
+        told: The trials, oldest first.
+        seed: Of the estimator's draws.
     """
-    space = factor_space(search, weights)
-    low, high = search.lr_factor.low, search.lr_factor.high
+    space = dict(space)
     sampler = optuna.samplers.TPESampler(
         n_startup_trials=STARTUP, multivariate=True, constant_liar=True, seed=seed
     )
     study = optuna.create_study(sampler=sampler, storage=optuna.storages.InMemoryStorage())
-    usable = [row for row in told if row.lr_schedule in search.lr_schedule]
+    usable = [row for row in told if _known(row, space)]
     now = datetime.now()
     study.add_trials(
         [
@@ -146,14 +123,7 @@ def suggest_factors(
                 value=row.excess,
                 datetime_start=now,
                 datetime_complete=None if row.excess is None else now,
-                params={
-                    "lr_factor": min(max(row.lr_factor, low), high),
-                    "lr_schedule": row.lr_schedule,
-                    **{
-                        weight_dimension(part): min(max(row.weights[part], one.low), one.high)
-                        for part, one in weights.items()
-                    },
-                },
+                params={name: _within(row.values[name], one) for name, one in space.items()},
                 distributions=space,
                 user_attrs={},
                 system_attrs={},
@@ -163,3 +133,18 @@ def suggest_factors(
         ]
     )
     return study.ask(space).params
+
+
+def _known(row: Scored, space: Mapping[str, BaseDistribution]) -> bool:
+    """Return whether all names of a trial are still to be chosen from."""
+    return all(
+        row.values[name] in one.choices
+        for name, one in space.items()
+        if isinstance(one, CategoricalDistribution)
+    )
+
+
+def _within(value: Any, distribution: BaseDistribution) -> Any:
+    if isinstance(distribution, FloatDistribution):
+        return min(max(value, distribution.low), distribution.high)
+    return value

@@ -65,6 +65,13 @@ class TrajectoryState:
         self.processed = max(self.processed, int(behind))
 
     @property
+    def place(self) -> tuple[int, int]:
+        """N and D that the menu has it under: its own may differ from them with its recipe."""
+        own = self.config.params, self.config.tokens
+        params, tokens = self.planned.get("place") or own
+        return int(params), int(tokens)
+
+    @property
     def last_observation(self) -> Record | None:
         """The observation at the trajectory's last point, or at which it ended early."""
         last = self.observations[-1] if self.observations else None
@@ -290,7 +297,8 @@ def read_rows(path: Path) -> list[Record]:
 RUN_COLUMNS = [
     "study", "trajectory", "observation", "params", "params_non_embedding", "tokens",
     "unique_tokens", "epochs", "flops", "flops_convention", "params_convention", "loss",
-    "loss_stderr", "train_loss", "lr", "lr_schedule", "warmup_tokens", "cooldown_tokens",
+    "loss_stderr", "train_loss", "lr", "lr_schedule", "warmup_tokens", "warmup_fraction",
+    "cooldown_tokens",
     "batch_tokens", "seq_len", "kernel", "noise_schedule", "objective", "weight_decay",
     "dropout", "seed", "corpus", "tokenizer", "evaluator", "cooled", "parent", "flops_spent",
     "device_seconds", "status", "loss_stderr_paired", "regime",
@@ -339,6 +347,7 @@ def _run_row(config: TrajectoryConfig, record: Record, status: str) -> dict[str,
         "lr": config.lr,
         "lr_schedule": config.lr_schedule,
         "warmup_tokens": config.warmup_steps * config.batch_tokens,
+        "warmup_fraction": config.training.warmup_fraction,
         "cooldown_tokens": config.cooldown_tokens(tokens) if record.get("cooled") else None,
         "batch_tokens": config.batch_tokens,
         "seq_len": config.model.seq_len,

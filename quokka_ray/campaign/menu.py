@@ -21,8 +21,9 @@ from quokka_ray.model.counts import (
     training_flops,
 )
 from quokka_ray.model.shapes import ladder
-from quokka_ray.study.config import EarlyEnd, LRScheduleName, StudyConfig
+from quokka_ray.study.config import DiffusionConfig, EarlyEnd, LRScheduleName, StudyConfig
 from quokka_ray.study.path import path_steps, spaced_points
+from quokka_ray.study.recipe import Recipe, batch_levels
 from quokka_ray.study.trajectory import Shape, TrajectoryConfig
 
 LEVELS_PER_DECADE = 12
@@ -52,6 +53,25 @@ class Rung:
     def cost(self, steps: int, evaluations: int = 1) -> float:
         """Return the exact FLOPs of `steps` optimiser steps in all and of some evaluations."""
         return steps * self.step_flops + evaluations * self.evaluation_flops
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run of the menu with a recipe of its own.
+
+    Attributes:
+        study: The study as the run has it.
+        rung: Its size; with another kernel N may be another one too.
+        tokens: D, a whole number of its own optimiser steps.
+        points: Token counts at which it is observed, ascending; the last is `tokens`.
+        cost: Exact FLOPs.
+    """
+
+    study: StudyConfig
+    rung: Rung
+    tokens: int
+    points: tuple[int, ...]
+    cost: float
 
 
 def price(shape: Shape, study: StudyConfig, vocab_size: int) -> Rung:
@@ -174,8 +194,10 @@ class Menu:
         wanted = search.unique_tokens
         self.unique_tokens = min(wanted if isinstance(wanted, int) else train_tokens, train_tokens)
         self.rungs = priced_rungs(study, vocab_size)
+        self._study, self._vocab_size = study, vocab_size
         self._search = search
         self._training = study.training
+        self._priced: dict[tuple[int, int, DiffusionConfig], Rung] = {}
         self._step_tokens = next(iter(self.rungs.values())).step_tokens
         self.table = (
             pd.concat([self.at_level(level) for level in self.levels])
@@ -195,6 +217,39 @@ class Menu:
                 f"study costs {self.smallest_cost:.3g} exact FLOPs"
             )
 
+    def run(self, params: int, tokens: int, recipe: Recipe) -> Run:
+        """Return a run of the menu with what differs in its recipe, its tokens rounded down.
+
+        Args:
+            params: N of one of the rungs.
+            tokens: D as the menu has it.
+            recipe: What differs; its batch is one of `batches`.
+        """
+        study = self._study.with_recipe(recipe)
+        rung = self.rungs[params]
+        if study is not self._study:
+            key = (params, study.training.batch_sequences, study.diffusion)
+            if key not in self._priced:
+                self._priced[key] = price(rung.shape, study, self._vocab_size)
+            rung = self._priced[key]
+        points = self._point_steps(tokens // rung.step_tokens)
+        cost = self._cost_of(rung, points)
+        counts = tuple(point * rung.step_tokens for point in points)
+        return Run(study, rung, counts[-1], counts, cost)
+
+    def batches(self, tokens: int) -> tuple[int, ...]:
+        """Return the batches, in sequences, with which a run of `tokens` is long enough.
+
+        The study's own is always among what a run may have, whether it is listed or not.
+        """
+        own = self._training.batch_sequences
+        length = self._step_tokens // own
+        return tuple(
+            batch
+            for batch in batch_levels(self._search, own)
+            if self._point_steps(tokens // (batch * length))[0] >= MIN_STEPS
+        ) or (own,)
+
     @property
     def smallest_cost(self) -> float:
         """Exact FLOPs of the cheapest run."""
@@ -211,7 +266,9 @@ class Menu:
 
     def _cost(self, rung: Rung, steps: int) -> float:
         """Return the exact FLOPs of a run of `steps` steps to its last observation."""
-        points = self._point_steps(steps)
+        return self._cost_of(rung, self._point_steps(steps))
+
+    def _cost_of(self, rung: Rung, points: tuple[int, ...]) -> float:
         # Schedules of one study cost the same: those with several points all have the same
         # branches, and all others have none.
         path = path_steps(points, self._search.lr_schedule[0], self._training)

@@ -17,6 +17,7 @@ from analysis.errors import AnalysisError
 from analysis.fitting.fit import Fit, fit_law
 from analysis.laws.mixture import PREFIX
 from analysis.runs import taken_rows
+from quokka_ray.campaign.dimensions import Dimensions
 from quokka_ray.pacing import Pace
 from quokka_ray.study.config import StudyConfig
 
@@ -55,7 +56,9 @@ class Refits:
         self._law = study.law
         self._name = study.law_name
         self._guiding = study.law_name if study.search.repeats else "chinchilla"
-        self.read = (*_READ, *(("unique_tokens", "epochs") if study.search.repeats else ()))
+        repeated = ("unique_tokens", "epochs") if study.search.repeats else ()
+        kernels = ("study",) if study.search.kernel else ()
+        self.read = (*_READ, *repeated, *Dimensions(study).columns, *kernels)
         """Columns of the run table that refits of the guide need."""
         self.guide: Fit | None = None
         """The five-parameter law alone, or the search's own law of repeated data, which the

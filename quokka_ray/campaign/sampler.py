@@ -4,7 +4,6 @@ Through it a study of Optuna (and of Ray Tune's `OptunaSearch`) runs the steerin
 come from the law, the other dimensions from Optuna's own estimator in relative coordinates.
 """
 
-from collections.abc import Mapping
 from typing import Any
 
 import optuna
@@ -12,21 +11,18 @@ from optuna.distributions import BaseDistribution, FloatDistribution, IntDistrib
 from optuna.samplers import BaseSampler
 
 from quokka_ray.campaign.data_menu import DataMenu
-from quokka_ray.campaign.factors import NO_WEIGHTS, factor_space, weight_dimension
+from quokka_ray.campaign.dimensions import Dimensions
 from quokka_ray.campaign.menu import Menu
 from quokka_ray.campaign.steering import Proposal
-from quokka_ray.study.config import Range, SearchConfig
+from quokka_ray.study.config import StudyConfig
 
 
-def search_space(
-    search: SearchConfig, menu: Menu | DataMenu, weights: Mapping[str, Range] = NO_WEIGHTS
-) -> dict[str, BaseDistribution]:
-    """Return the whole static space: size, data and the relative dimensions.
+def search_space(study: StudyConfig, menu: Menu | DataMenu) -> dict[str, BaseDistribution]:
+    """Return the whole static space: size, data and the other dimensions.
 
     Args:
-        search: What is searched.
+        study: What is searched.
         menu: The runs that may be bought.
-        weights: Weights of the corpus's mixture that are searched, by part.
     """
     repeats = isinstance(menu, DataMenu)
     most = menu.largest_unique if isinstance(menu, DataMenu) else menu.unique_tokens
@@ -36,7 +32,7 @@ def search_space(
         **({"unique_tokens": unique} if repeats else {}),
         "params": IntDistribution(min(menu.rungs), max(menu.rungs), log=True),
         "tokens": FloatDistribution(1.0, float(largest_tokens), log=True),
-        **factor_space(search, weights),
+        **Dimensions(study).space,
     }
 
 
@@ -44,10 +40,13 @@ class SteeredSampler(BaseSampler):
     """Samples the campaign's next run.
 
     Args:
+        study: The study that it searches.
         space: The static space that proposals lie in.
     """
 
-    def __init__(self, space: dict[str, BaseDistribution]) -> None:
+    def __init__(self, study: StudyConfig, space: dict[str, BaseDistribution]) -> None:
+        self._searched = study
+        self._dimensions = Dimensions(study)
         self._space = space
         self.proposal: Proposal | None = None
         """What is sampled next: set before Optuna is asked."""
@@ -65,15 +64,21 @@ class SteeredSampler(BaseSampler):
         search_space: dict[str, BaseDistribution],
     ) -> dict[str, Any]:
         """Return the campaign's next proposal as Optuna's values."""
-        assert self.proposal is not None, "the campaign proposes before Optuna is asked"
-        unique = {"unique_tokens": float(self.proposal.unique_tokens)}
+        proposal = self.proposal
+        assert proposal is not None, "the campaign proposes before Optuna is asked"
+        unique = {"unique_tokens": float(proposal.unique_tokens)}
+        own = self._searched.with_recipe(proposal.recipe)
         return {
             **(unique if "unique_tokens" in search_space else {}),
-            "params": self.proposal.params,
-            "tokens": float(self.proposal.tokens),
-            "lr_factor": self.proposal.lr_factor,
-            "lr_schedule": self.proposal.lr_schedule,
-            **{weight_dimension(p): weight for p, weight in self.proposal.weights.items()},
+            "params": proposal.params,
+            "tokens": float(proposal.tokens),
+            **self._dimensions.values(
+                proposal.lr_factor,
+                proposal.lr_schedule,
+                proposal.weights,
+                own.training,
+                own.diffusion,
+            ),
         }
 
     def sample_independent(

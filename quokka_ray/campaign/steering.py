@@ -8,7 +8,8 @@ runs leave open (`analysis.steering`), and Optuna places the other dimensions ar
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -20,12 +21,14 @@ from analysis.laws.mixture import PREFIX
 from analysis.steering.choosing import Account, Choice, choose
 from quokka_ray.campaign.beliefs import Beliefs, Predicted
 from quokka_ray.campaign.devices import Devices, Fits, anything
-from quokka_ray.campaign.factors import Scored, scored_of, suggest_factors, weights_of
+from quokka_ray.campaign.dimensions import Dimensions, Place
+from quokka_ray.campaign.factors import Scored, scored_of, suggest_factors
 from quokka_ray.campaign.ledger import TrajectoryState
-from quokka_ray.campaign.menu import LEVELS_PER_DECADE, Menu
+from quokka_ray.campaign.menu import LEVELS_PER_DECADE, Menu, Run
 from quokka_ray.campaign.speed import fit_speed, prices
 from quokka_ray.study.config import LRScheduleName, StudyConfig
 from quokka_ray.study.corpus import shares_of
+from quokka_ray.study.recipe import STUDYS_OWN, Recipe
 
 START_SIZES = 6
 """Sizes at each level of the start."""
@@ -58,6 +61,9 @@ class Proposal:
     predicted: Predicted | None
     weights: Mapping[str, float] = field(default_factory=dict)
     """Weights of the mixture that are searched, by part."""
+    recipe: Recipe = STUDYS_OWN
+    """What differs in its recipe besides. N and D are as the menu has them: the run's own follow
+    with its recipe (`Menu.run`)."""
 
 
 def start_design(study: StudyConfig, menu: Menu) -> pd.DataFrame:
@@ -93,6 +99,7 @@ class Steering:
     def __init__(self, study: StudyConfig, menu: Menu) -> None:
         self._study = study
         self._menu = menu
+        self._dimensions = Dimensions(study)
         self.start = start_design(study, menu)
         self.beliefs = Beliefs(study, menu)
         self.devices = Devices()
@@ -116,27 +123,29 @@ class Steering:
         place = self._place(states, guide, available, fits)
         if place is None:
             return None
-        params, tokens, cost, reason = place
-        center = float(self._lr_centers(guide, [params], [tokens])[0])
+        params, tokens, _, reason = place
         factors = suggest_factors(
-            self._study.search,
-            self._scored(states, guide),
+            self._dimensions.space,
+            self._scored(states, guide, Place(params, tokens)),
             seed=self._study.seed * 1_000_003 + len(states),
-            weights=self._study.corpus.searched_weights,
         )
+        recipe, run = self.affordable_recipe(factors, params, tokens, available)
+        batch = run.rung.step_tokens
+        center = float(self._lr_centers(guide, [run.rung.params], [run.tokens], [batch])[0])
         lr, schedule = center * factors["lr_factor"], factors["lr_schedule"]
-        weights = weights_of(factors, self._study.corpus.searched_weights)
+        weights = self._dimensions.weights_of(factors)
         return Proposal(
             params=params,
             tokens=tokens,
             unique_tokens=self._menu.unique_tokens,
-            cost=cost,
+            cost=run.cost,
             lr=lr,
             lr_factor=factors["lr_factor"],
             lr_schedule=schedule,
             reason=reason,
-            predicted=self._predict(states, guide, params, tokens, lr, schedule, weights),
+            predicted=self._predict(states, guide, run, lr, schedule, weights),
             weights=weights,
+            recipe=recipe,
         )
 
     def can_buy(self, states: Sequence[TrajectoryState], available: float) -> bool:
@@ -151,7 +160,7 @@ class Steering:
     def _place(
         self, states: Sequence[TrajectoryState], guide: Fit | None, available: float, fits: Fits
     ) -> tuple[int, int, float, str] | None:
-        planned = {(state.config.params, state.config.tokens) for state in states}
+        planned = {state.place for state in states}
         for row in self.start.itertuples():
             new = (row.params, row.tokens) not in planned and row.cost <= available
             if new and fits(row.params, row.cost):
@@ -208,7 +217,7 @@ class Steering:
         work = 6.0 * table["params"].to_numpy(float) * table["tokens"].to_numpy(float)
         payable = room & (table["cost"].to_numpy(float) <= available)
         payable &= np.log(work) >= self.beliefs.trust.log_floor - 1e-9
-        planned = {(state.config.params, state.config.tokens) for state in states}
+        planned = {state.place for state in states}
         places = zip(table["params"], table["tokens"], strict=True)
         known = np.array([(int(n), int(d)) in planned for n, d in places])
 
@@ -258,15 +267,31 @@ class Steering:
 
     @staticmethod
     def _may_replicate(states: Sequence[TrajectoryState]) -> bool:
-        places = {(state.config.params, state.config.tokens) for state in states}
+        places = {state.place for state in states}
         return len(states) - len(places) < REPLICATES * len(states)
+
+    def affordable_recipe(
+        self, factors: Mapping[str, Any], params: int, tokens: int, available: float
+    ) -> tuple[Recipe, Run]:
+        """Return the suggested recipe, as far as it can be paid for, and the run with it.
+
+        Noise of another kind computes more logits, and a larger batch may round a branch up: a
+        run that the place's price held, and its recipe's does not, falls back to what is the
+        study's own.
+        """
+        wanted = self._dimensions.recipe_of(factors, self._menu.batches(tokens))
+        plain = replace(wanted, noise=None)
+        for recipe in (wanted, plain, replace(plain, batch_sequences=None)):
+            run = self._menu.run(params, tokens, recipe)
+            if run.cost <= available:
+                break
+        return recipe, run
 
     def _predict(
         self,
         states: Sequence[TrajectoryState],
         guide: Fit | None,
-        params: int,
-        tokens: int,
+        run: Run,
         lr: float,
         schedule: str,
         weights: Mapping[str, float],
@@ -277,30 +302,42 @@ class Steering:
         return self.beliefs.predict(
             guide,
             states,
-            params=params,
-            tokens=tokens,
+            params=run.rung.params,
+            tokens=run.tokens,
             lr=lr,
             lr_schedule=schedule,
-            shares={PREFIX + part: share for part, share in shares.items()} or None,
+            recipe={
+                **{PREFIX + part: [share] for part, share in shares.items()},
+                **self._dimensions.told_columns(run.study, run.rung.step_tokens),
+            },
         )
 
     def _lr_centers(
-        self, guide: Fit | None, params: Sequence[int], tokens: Sequence[int]
+        self,
+        guide: Fit | None,
+        params: Sequence[int],
+        tokens: Sequence[int],
+        batches: Sequence[int],
     ) -> FloatArray:
-        """Return the learning rates that factors are relative to, [R]."""
+        """Return the learning rates that factors are relative to, [R]; batches in tokens."""
         prior = self._study.training.lr
         if guide is None:
             return np.full(len(params), prior)
-        fitted = guide.response.lr_optimum(params, tokens)
+        fitted = guide.response.lr_optimum(params, tokens, batches)
         return np.clip(fitted, prior / LR_TRUST, prior * LR_TRUST)
 
-    def _scored(self, states: Sequence[TrajectoryState], guide: Fit | None) -> list[Scored]:
+    def _scored(
+        self, states: Sequence[TrajectoryState], guide: Fit | None, place: Place
+    ) -> list[Scored]:
         configs = [state.config for state in states]
         centers = self._lr_centers(
-            guide, [config.params for config in configs], [config.tokens for config in configs]
+            guide,
+            [config.params for config in configs],
+            [config.tokens for config in configs],
+            [config.batch_tokens for config in configs],
         )
         rates = np.array([config.lr for config in configs])
-        return scored_of(states, guide, (rates / centers).tolist())
+        return scored_of(self._dimensions, states, guide, (rates / centers).tolist(), place)
 
 
 def _room(table: pd.DataFrame, fits: Fits) -> np.ndarray:

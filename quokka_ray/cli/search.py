@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from analysis.units import format_quantity
 from quokka_ray.campaign.menu import Rung
 from quokka_ray.cli.output import note, say
+from quokka_ray.cli.recipes import recipe_choices, recipe_lines
 from quokka_ray.cli.status import run_status
 from quokka_ray.study.config import StudyConfig
 from quokka_ray.study.folder import StudyFolder, saved_study
@@ -105,6 +106,7 @@ def run_plan(options: argparse.Namespace) -> int:
         "largest_run_flops": largest,
         "largest_step_bytes": whole,
         "largest_step_bytes_one_sequence": alone,
+        "recipe": recipe_choices(study),
         "start": start.to_dict("records"),
         "observations": study.search.observations,
         "observation_ratio": study.search.observation_ratio,
@@ -128,9 +130,11 @@ def run_plan(options: argparse.Namespace) -> int:
     say(f"corpus   {format_quantity(prepared.train_tokens)} training tokens, "
         f"vocabulary {prepared.corpus.vocab_size}, in {prepared.corpus.path}")  # fmt: skip
     say(f"sizes    {len(sizes)}: from {_size(sizes[0])} to {_size(sizes[-1])}")
-    batch = study.training.batch_sequences
+    batch = study.heaviest[0].training.batch_sequences
     say(f"memory   a step of the largest holds {gib(whole)} with its {batch} sequences at once, "
         f"{gib(alone)} one by one")  # fmt: skip
+    for line in recipe_lines(study, menu):
+        say(line)
     say(f"runs     from {menu.smallest_cost:.3g} to {largest:.3g} FLOPs each")
     about = "about " if study.search.repeats else ""
     say(f"\nthe start: {len(start)} runs, {about}{answer['start_flops'] / study.budget.flops:.0%} "
@@ -178,9 +182,9 @@ def _memory(study: StudyConfig, rung: Rung, vocab_size: int) -> tuple[float, flo
     """Return the bytes of a step with its whole batch in memory, and with one sequence."""
     from quokka_ray.training.memory import Recipe, step_memory
 
-    recipe = Recipe.of_study(study, rung.shape, vocab_size)
-    whole = step_memory(recipe, study.training.batch_sequences)
-    return whole.peak, step_memory(recipe, 1, accumulate=True).peak
+    trials = [(Recipe.of_study(t, rung.shape, vocab_size), t.training) for t in study.heaviest]
+    whole = max(step_memory(recipe, own.batch_sequences).peak for recipe, own in trials)
+    return whole, max(step_memory(recipe, 1, accumulate=True).peak for recipe, _ in trials)
 
 
 def _size(rung: Rung) -> str:

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from quokka_ray.campaign.ledger import TrajectoryState
+    from quokka_ray.study.trajectory import TrajectoryConfig
 
 
 def run_status(options: argparse.Namespace) -> int:
@@ -39,6 +41,7 @@ def run_status(options: argparse.Namespace) -> int:
             "lr": state.config.lr,
             "lr_schedule": state.config.lr_schedule,
             "mixture": state.config.mixture_shares or None,
+            "recipe": _recipe(state.config, study.search.varied),
             "status": state.ended["status"] if state.ended else "unfinished",
             "loss": _loss(state, lowest=study.search.repeats),
             "curve": curves.get(state.config.id),
@@ -79,7 +82,8 @@ def run_status(options: argparse.Namespace) -> int:
     for row in rows:
         say(f"{row['trajectory']:<24} {row['status']:<11} {_number(row['loss']):>7} "
             f"{_interval(row['predicted']):>17} {_deviations(row['surprise']):>6} "
-            f"{row['lr']:>8.2g}  {_mixed(row['mixture'])}{row['reason']}")  # fmt: skip
+            f"{row['lr']:>8.2g}  {_mixed(row['mixture'])}{_trained(row['recipe'])}{row['reason']}"
+            )  # fmt: skip
         if curve := row["curve"]:
             say(f"    {curve['first']:.3g} to {curve['last']:.3g} epochs, lowest at "
                 f"{curve['lowest_at']:.3g}, at the last {curve['rise']:+.1%}: {curve['shape']}"
@@ -127,6 +131,22 @@ def _mixed(shares: dict[str, float] | None) -> str:
     if shares is None:
         return ""
     return ", ".join(f"{share:.0%} {part}" for part, share in shares.items()) + "; "
+
+
+def _recipe(config: "TrajectoryConfig", varied: Sequence[str]) -> dict[str, Any]:
+    """Return what a search varies of a trajectory's recipe, by name."""
+    own = {**config.training.model_dump(), **config.diffusion.model_dump()}
+    return {name: own[name] for name in varied}
+
+
+def _trained(recipe: dict[str, Any]) -> str:
+    """Return a recipe as words, to stand before the reason."""
+    words = {"batch_sequences": "batch ", "warmup_fraction": "warmup ", "weight_decay": "decay "}
+    shown = [
+        f"{words.get(name, '')}{value if isinstance(value, str) else format(value, '.2g')}"
+        for name, value in recipe.items()
+    ]
+    return f"{', '.join(shown)}; " if shown else ""
 
 
 def _deviations(z: float | None) -> str:

@@ -20,7 +20,7 @@ from ray.tune.search import Searcher
 from ray.tune.search.optuna import OptunaSearch
 
 from quokka_ray.campaign.campaign import Answer, Campaign
-from quokka_ray.campaign.factors import weight_dimension
+from quokka_ray.campaign.dimensions import Dimensions
 from quokka_ray.campaign.sampler import SteeredSampler, search_space
 from quokka_ray.campaign.steering import Proposal
 from quokka_ray.cluster.trainable import ROW, trial_config, why_it_failed
@@ -47,8 +47,8 @@ class CampaignSearch(OptunaSearch):
         self._workers = workers
         self._stop_file = stop_file
         study = campaign.study
-        space = search_space(study.search, campaign.menu, study.corpus.searched_weights)
-        self._steered = SteeredSampler(space)
+        space = search_space(study, campaign.menu)
+        self._steered = SteeredSampler(study, space)
         super().__init__(
             space=space,
             metric=METRIC,
@@ -132,28 +132,24 @@ def _rebuild_journal(
     path.unlink(missing_ok=True)
     storage = JournalStorage(JournalFileBackend(str(path)))
     study = optuna.create_study(storage=storage, study_name=campaign.study.name)
+    dimensions = Dimensions(campaign.study)
     for state in campaign.ledger.trajectories.values():
         observation = state.last_observation
         if observation is None:
             continue
-        config = state.config
+        config, (params, tokens) = state.config, state.place
         study.add_trial(
             create_trial(
                 value=observation["loss"],
                 params={
-                    "params": config.params,
-                    "tokens": float(config.tokens),
+                    "params": params,
+                    "tokens": float(tokens),
                     **(
                         {"unique_tokens": float(config.unique_tokens)}
                         if "unique_tokens" in space
                         else {}
                     ),
-                    "lr_factor": state.planned["lr_factor"],
-                    "lr_schedule": config.lr_schedule,
-                    **{
-                        weight_dimension(part): (config.mixture or {})[part]
-                        for part in campaign.study.corpus.searched_weights
-                    },
+                    **dimensions.told(config, state.planned["lr_factor"]),
                 },
                 distributions=space,
                 user_attrs={"trajectory": config.id, "lr": config.lr},

@@ -12,6 +12,7 @@ from quokka_ray.cluster.machines import Room, connect, device_memory, room_for
 from quokka_ray.cluster.shares import with_shares
 from quokka_ray.cluster.trainable import Train, trial_of
 from quokka_ray.cluster.worlds import Worlds
+from quokka_ray.model.counts import count_params
 
 if TYPE_CHECKING:
     from ray import tune
@@ -96,14 +97,19 @@ def run_on_ray(campaign: Campaign, stop_file: Path, train: Train | None = None) 
 
 
 def _workers_of(campaign: Campaign, worlds: Worlds) -> dict[int, int]:
-    """Return the workers that a trial of each of the study's sizes has, by N."""
-    study, vocab_size = campaign.study, campaign.corpus.vocab_size
-    return {
-        params: worlds.of_size(
-            rung.shape, study.model, vocab_size, study.training, study.diffusion
-        )
-        for params, rung in campaign.menu.rungs.items()
-    }
+    """Return the most workers that a trial of each of the study's sizes may have, by N.
+
+    A size with another kernel stands under its own N too.
+    """
+    vocab_size = campaign.corpus.vocab_size
+    found: dict[int, int] = {}
+    for params, rung in campaign.menu.rungs.items():
+        for trial in (campaign.study, *campaign.study.heaviest):
+            sections = (trial.model, vocab_size, trial.training, trial.diffusion)
+            count = worlds.of_size(rung.shape, *sections)
+            for own in (params, count_params(rung.shape, trial.model, vocab_size)):
+                found[own] = max(count, found.get(own, 0))
+    return found
 
 
 def _request(config: dict[str, Any], room: Room) -> "tune.PlacementGroupFactory":

@@ -14,6 +14,7 @@ from quokka_ray.study.corpus import CorpusConfig as CorpusConfig
 from quokka_ray.study.diffusion import DiffusionConfig as DiffusionConfig
 from quokka_ray.study.model import ModelConfig as ModelConfig
 from quokka_ray.study.model import fit_to_kernel as fit_to_kernel
+from quokka_ray.study.recipe import Recipe, batch_levels, noise_problem, noises
 from quokka_ray.study.search import REPEATED_DATA_LAWS as REPEATED_DATA_LAWS
 from quokka_ray.study.search import BudgetConfig as BudgetConfig
 from quokka_ray.study.search import EarlyEnd as EarlyEnd
@@ -92,6 +93,34 @@ class StudyConfig(Section):
         return self
 
     @model_validator(mode="after")
+    def _searched_recipes_can_be_trained(self) -> Self:
+        search, training = self.search, self.training
+        own, workers = training.batch_sequences, self.resources.workers_per_trial
+        if (batch := search.batch_sequences) is not None:
+            if not batch.low <= own <= batch.high:
+                raise ValueError(
+                    f"search.batch_sequences goes from {batch.low:g} to {batch.high:g} and leaves "
+                    f"out training.batch_sequences ({own}), which a trial falls back to: widen "
+                    "the one or change the other"
+                )
+            odd = [n for n in batch_levels(search, own) if workers != "auto" and n % workers]
+            if odd:
+                raise ValueError(
+                    f"search.batch_sequences: {odd[0]} cannot be shared by "
+                    f"resources.workers_per_trial ({workers}); start from a multiple of it"
+                )
+        if (warmup := search.warmup_fraction) is not None:
+            most = 1 - training.cooldown_fraction
+            if warmup.high >= 1 or warmup.high > most:
+                raise ValueError(
+                    f"search.warmup_fraction goes up to {warmup.high:g}, but "
+                    f"training.cooldown_fraction leaves {most:g}: lower its high end"
+                )
+        if why := noise_problem(search, self.diffusion):
+            raise ValueError(why)
+        return self
+
+    @model_validator(mode="after")
     def _runs_compare(self) -> Self:
         uncooled = {"constant"} if self.training.cooldown_fraction else {"constant", "wsd"}
         names = set(self.search.lr_schedule)
@@ -150,6 +179,26 @@ class StudyConfig(Section):
                 "leave it out"
             )
         return self
+
+    def with_recipe(self, recipe: Recipe) -> Self:
+        """Return the study as one of its trials has it: with what differs put in place."""
+        training, diffusion = recipe.training(self.training), recipe.diffusion(self.diffusion)
+        if training is self.training and diffusion is self.diffusion:
+            return self
+        model = self.model
+        if diffusion.kernel != self.diffusion.kernel:
+            # Whether the model is told the time is the kernel's to decide, once more.
+            undecided = model.model_copy(update={"time_conditioning": None})
+            model = fit_to_kernel(undecided if model.time_conditioning else model, diffusion)
+        changes = {"training": training, "diffusion": diffusion, "model": model}
+        return self.model_copy(update=changes)
+
+    @property
+    def heaviest(self) -> "tuple[StudyConfig, ...]":
+        """The study as its trials of the largest batch have it, one for each kind of noise."""
+        batch = batch_levels(self.search, self.training.batch_sequences)[-1]
+        kinds = noises(self.search, self.diffusion)
+        return tuple(self.with_recipe(Recipe(batch, noise=noise)) for noise in kinds)
 
     @property
     def law_name(self) -> str:

@@ -7,16 +7,18 @@ from pydantic import Field, model_validator
 
 from quokka_ray.study.section import Section
 
+KernelName = Literal["mask", "uniform", "hybrid", "log_snr_hybrid", "none"]
+NoiseScheduleName = Literal["linear", "cosine", "poly2", "poly", "geometric", "sigma_linear"]
+ObjectiveName = Literal["elbo", "maskgit", "megadlm", "quokka_uniform", "next_token"]
+
 
 class DiffusionConfig(Section):
     """Noise and objective. What cannot be combined is refused here, with what to write instead."""
 
-    kernel: Literal["mask", "uniform", "hybrid", "log_snr_hybrid", "none"] = "mask"
+    kernel: KernelName = "mask"
     """What noise does to a token: masks it, replaces it by a random one, or either (GIDD's
     mixtures); `none` is the autoregressive baseline, with objective `next_token`."""
-    noise_schedule: Literal["linear", "cosine", "poly2", "poly", "geometric", "sigma_linear"] = (
-        "linear"
-    )
+    noise_schedule: NoiseScheduleName = "linear"
     noise_power: float | None = Field(default=None, gt=0)
     """The power p of `poly`, where alpha = 1 - t ** p."""
     hybrid_p_uniform: float = Field(default=0.1, ge=0, lt=1)
@@ -27,7 +29,7 @@ class DiffusionConfig(Section):
     """Kernel `log_snr_hybrid`: -2 little, 0 balanced, 2 much uniform noise."""
     hybrid_scale: float = Field(default=1.0, ge=-1, le=1)
     """Kernel `log_snr_hybrid`: how the share of uniform noise follows the signal."""
-    objective: Literal["elbo", "maskgit", "megadlm", "quokka_uniform", "next_token"] = "elbo"
+    objective: ObjectiveName = "elbo"
     """What is trained on. `maskgit`: the masked tokens' loss without the ELBO's weight; `megadlm`:
     the estimator of the paper's released code; `quokka_uniform`: the paper's loss for uniform
     noise, which is no bound. Validation is the ELBO, or exact for `next_token`, always."""
@@ -54,10 +56,35 @@ class DiffusionConfig(Section):
 
     @model_validator(mode="after")
     def _parts_fit(self) -> Self:
-        for refused, why in self._misfits():
-            if refused:
-                raise ValueError(why)
+        if why := self.misfit:
+            raise ValueError(why)
         return self
+
+    @property
+    def misfit(self) -> str | None:
+        """Why these may not be combined, and what to write instead; None where they may."""
+        return next((why for refused, why in self._misfits() if refused), None)
+
+    def varied(
+        self, kernel: KernelName, objective: ObjectiveName, noise_schedule: NoiseScheduleName
+    ) -> Self:
+        """Return this section with another kernel, objective and schedule, unchecked.
+
+        What belongs to the objective or the schedule that is left behind falls away:
+        `weight_power`, `maskgit_normalisation` and `noise_power`.
+        """
+        changes: dict[str, object] = {
+            "kernel": kernel,
+            "objective": objective,
+            "noise_schedule": noise_schedule,
+        }
+        if (kernel, objective) != ("mask", "elbo"):
+            changes["weight_power"] = 1.0
+        if objective != "maskgit":
+            changes["maskgit_normalisation"] = "tokens"
+        if noise_schedule != "poly":
+            changes["noise_power"] = None
+        return self.model_copy(update=changes)
 
     def _misfits(self) -> Iterator[tuple[bool, str]]:
         """Yield what may not be combined: whether it is, and what to write instead."""

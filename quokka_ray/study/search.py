@@ -4,6 +4,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
+from quokka_ray.study.diffusion import NoiseScheduleName, ObjectiveName
 from quokka_ray.study.section import Count, Quantity, Range, Section
 from quokka_ray.study.training import LRScheduleName
 
@@ -15,6 +16,12 @@ REPEATED_DATA_LAWS = (
     "muennighoff",
 )
 """Laws of N, U and epochs."""
+
+
+RECIPE_NUMBERS = ("batch_sequences", "warmup_fraction", "weight_decay")
+RECIPE_NAMES = ("noise_schedule", "objective", "kernel")
+"""What a search may vary of the recipe besides the learning rate and its schedule: ranges of
+numbers, and lists of names."""
 
 
 class EarlyEnd(Section):
@@ -60,6 +67,20 @@ class SearchConfig(Section):
     lr_factor: Range = Range(low=0.25, high=4)
     """Learning rate as a factor of the current learning-rate law."""
     lr_schedule: tuple[LRScheduleName, ...] = ("wsd",)
+    batch_sequences: Range | None = None
+    """Sequences of one optimiser step, in steps of a factor of two from `low`, an even number;
+    `training.batch_sequences` lies among them. Tokens are rounded down to whole steps. Unset, as
+    all that follow: fixed, as `training` and `diffusion` say."""
+    warmup_fraction: Range | None = None
+    weight_decay: Range | None = None
+    """On a logarithmic scale, as all ranges; so 0 is not in it, and a low end that is small
+    beside what does best stands for none."""
+    noise_schedule: tuple[NoiseScheduleName, ...] = ()
+    objective: tuple[ObjectiveName, ...] = ()
+    kernel: tuple[Literal["mask", "uniform", "hybrid", "log_snr_hybrid"], ...] = ()
+    """Kernels, objectives and noise schedules are tried in all combinations that `diffusion`
+    allows; the study's own is among them. What `diffusion` says of one objective or schedule
+    alone (`weight_power`, `maskgit_normalisation`, `noise_power`) holds where it is used."""
     price: Literal["flops", "seconds"] = "flops"
     """What a run's worth is divided by when the next one is chosen. `seconds`: device time, as the
     trials so far have measured it by size, the start of a trial included: what a bill counts, and
@@ -70,14 +91,35 @@ class SearchConfig(Section):
     @model_validator(mode="before")
     @classmethod
     def _single_values(cls, value: Any) -> Any:
-        if isinstance(value, dict) and isinstance(value.get("lr_schedule"), str):
-            value = {**value, "lr_schedule": (value["lr_schedule"],)}
-        return value
+        if not isinstance(value, dict):
+            return value
+        lists = ("lr_schedule", *RECIPE_NAMES)
+        single = {name: (value[name],) for name in lists if isinstance(value.get(name), str)}
+        return {**value, **single}
 
     @model_validator(mode="after")
     def _some_schedule(self) -> Self:
         if not self.lr_schedule:
             raise ValueError("lr_schedule needs at least one name")
+        return self
+
+    @model_validator(mode="after")
+    def _batches_are_even(self) -> Self:
+        batch = self.batch_sequences
+        if batch is not None and (batch.low % 2 or batch.high % 1):
+            raise ValueError(
+                f"batch_sequences goes from {batch.low:g} to {batch.high:g}: masks come in "
+                "antithetic pairs, so low has to be an even number, and high a whole one"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _repeated_data_has_one_recipe(self) -> Self:
+        if self.repeats and self.varied:
+            raise ValueError(
+                f"{self.varied[0]} is not searched with a range of unique_tokens, whose trials "
+                "share one recipe: search it in a study of N and D, and set here what did best"
+            )
         return self
 
     @model_validator(mode="after")
@@ -93,6 +135,11 @@ class SearchConfig(Section):
     def repeats(self) -> bool:
         """Whether the search is one of repeated data."""
         return isinstance(self.unique_tokens, Range)
+
+    @property
+    def varied(self) -> tuple[str, ...]:
+        """What is searched of the recipe besides the learning rate and its schedule."""
+        return tuple(name for name in (*RECIPE_NUMBERS, *RECIPE_NAMES) if getattr(self, name))
 
     @property
     def most_unique(self) -> int | None:

@@ -10,7 +10,7 @@ LRScheduleName = Literal["wsd", "cosine", "constant"]
 
 
 class TrainingConfig(Section):
-    """The recipe that all trials of a study share; the search varies lr and lr_schedule."""
+    """The recipe that all trials of a study share, but for what `search` varies of it."""
 
     optimizer: Literal["adamw", "muon"] = "adamw"
     """`muon`: Muon on the blocks' matrices, AdamW on everything else."""

@@ -120,5 +120,10 @@ def share_of_gpu(
     study: StudyConfig, shape: Shape, vocab_size: int, gpu: Gpu, *, mps: bool = False
 ) -> float:
     """Return the fraction of a GPU that trials of a study ask for, if `shape` is its largest."""
-    recipe = Recipe.of_study(study, shape, vocab_size)
-    return 1 / trials_on_gpu(recipe, study.training.batch_sequences, gpu, mps=mps)
+    fewest = min(
+        trials_on_gpu(
+            Recipe.of_study(trial, shape, vocab_size), trial.training.batch_sequences, gpu, mps=mps
+        )
+        for trial in study.heaviest
+    )
+    return 1 / fewest

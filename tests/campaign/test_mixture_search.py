@@ -11,9 +11,10 @@ from support import simulated
 from support.simulated import ended, observe, open_campaign, study
 
 from quokka_ray.campaign.campaign import Campaign
+from quokka_ray.campaign.dimensions import Dimensions
 from quokka_ray.campaign.factors import Scored, suggest_factors
 from quokka_ray.campaign.sampler import search_space
-from quokka_ray.study.config import Range, StudyConfig
+from quokka_ray.study.config import StudyConfig
 from quokka_ray.study.folder import open_folder
 from quokka_ray.study.trajectory import TrajectoryConfig
 
@@ -89,20 +90,21 @@ def test_without_ranges_nothing_is_asked_and_nothing_recorded(tmp_path: Path) ->
         assert given.mixture is None
         simulated.finish(campaign, given)
         assert not [name for name in campaign.runs() if name.startswith("share_")]
-        space = search_space(config.search, campaign.menu)
+        space = search_space(config, campaign.menu)
         assert not [name for name in space if name.startswith("weight_")]
         campaign.close()
 
 
 @pytest.mark.parametrize("told", [0, 30])
 def test_weights_stay_within_their_ranges(told: int) -> None:
-    ranges = {"books": Range(low=0.5, high=2), "web": Range(low=1, high=10)}
     # A resumed study may have narrower ranges than what it was told.
     rows = [
-        Scored(1.0, "wsd", float(n % 7), {"books": 0.1 + n, "web": 5.0, "code": 1.0})
+        Scored(
+            {"lr_factor": 1.0, "lr_schedule": "wsd", "weight_books": 0.1 + n},
+            float(n % 7),
+        )
         for n in range(told)
     ]
+    space = Dimensions(mixed()).space
     for seed in range(5):
-        asked = suggest_factors(study().search, rows, seed, ranges)
-        assert 0.5 <= asked["weight_books"] <= 2
-        assert 1 <= asked["weight_web"] <= 10
+        assert 0.25 <= suggest_factors(space, rows, seed)["weight_books"] <= 4

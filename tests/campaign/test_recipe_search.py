@@ -1,0 +1,228 @@
+"""A search over batch, noise schedule and objective whose best moves with the size of a run."""
+
+import itertools
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from support.simulated import ended, observe, open_campaign, study
+
+from quokka_ray.campaign.campaign import Campaign
+from quokka_ray.campaign.dimensions import Dimensions
+from quokka_ray.campaign.menu import MIN_STEPS, Menu
+from quokka_ray.campaign.menu import price as price_rung
+from quokka_ray.campaign.sampler import search_space
+from quokka_ray.campaign.steering import Steering
+from quokka_ray.model.counts import count_params
+from quokka_ray.study.config import StudyConfig
+from quokka_ray.study.folder import open_folder
+from quokka_ray.study.recipe import Noise, Recipe
+from quokka_ray.study.trajectory import TrajectoryConfig
+
+SEARCH = {
+    "lr_factor": {"low": 1, "high": 1},
+    "lr_schedule": ["wsd"],
+    "batch_sequences": {"low": 4, "high": 64},
+    "noise_schedule": ["linear", "cosine"],
+    "objective": ["elbo", "maskgit"],
+}
+D0, B0 = 4e5, 8 * 64
+
+
+def recipes(**sections: dict) -> StudyConfig:
+    search = {**SEARCH, **sections.pop("search", {})}
+    return study(search=search, **sections)
+
+
+def price(tokens: float, batch_tokens: float, noise_schedule: str, objective: str) -> float:
+    """What a recipe costs in ln L: the best batch goes as D^.5, and the masked tokens' own loss is
+    the better objective up to D0 tokens."""
+    size = math.log(tokens / D0)
+    return (
+        0.03 * (math.log(batch_tokens / B0) - 0.5 * size) ** 2
+        + 0.03 * (noise_schedule == "cosine")
+        + (0.03 * size if objective == "maskgit" else 0.0)
+    )
+
+
+def price_of(config: TrajectoryConfig) -> float:
+    own = config.diffusion
+    return price(config.tokens, config.batch_tokens, own.noise_schedule, own.objective)
+
+
+def excess(config: TrajectoryConfig) -> float:
+    """What its recipe costs over the best that it could have had."""
+    return price_of(config) - min(_all_prices(config))
+
+
+def _all_prices(config: TrajectoryConfig) -> list[float]:
+    return [
+        price(config.tokens, 64 * batch, schedule, objective)
+        for batch in (4, 8, 16, 32, 64)
+        for schedule in ("linear", "cosine")
+        for objective in ("elbo", "maskgit")
+    ]
+
+
+def ticking() -> Callable[[], float]:
+    """Return a clock on which refits of the reported law take long, so that they are rare."""
+    return map(float, itertools.count()).__next__
+
+
+def finish(campaign: Campaign, config: TrajectoryConfig) -> None:
+    row = observe(config)
+    row["loss"] *= math.exp(price_of(config))
+    campaign.tell(row)
+    campaign.tell(ended(config))
+    campaign.returned(config.id)
+
+
+def searched(config: StudyConfig, folder: Path) -> Campaign:
+    at = config.model_copy(update={"storage": folder})
+    with open_folder(at, resume=False, overwrite=False) as opened:
+        campaign = open_campaign(at, opened, clock=ticking())
+        while isinstance(answer := campaign.ask(), TrajectoryConfig):
+            finish(campaign, answer)
+        campaign.close()
+        return campaign
+
+
+@pytest.fixture(scope="module")
+def campaign(tmp_path_factory: pytest.TempPathFactory) -> Campaign:
+    config = recipes(budget={"flops": 4e12}, target={"stop": "budget"})
+    return searched(config, tmp_path_factory.mktemp("searched"))
+
+
+def test_later_trials_have_better_recipes_than_random_ones_at_their_own_sizes(
+    campaign: Campaign,
+) -> None:
+    configs = [state.config for state in campaign.ledger.trajectories.values()]
+    assert len(configs) > 20
+    later = configs[len(configs) // 2 :]
+    random = [np.mean(_all_prices(config)) - min(_all_prices(config)) for config in later]
+    assert np.mean([excess(config) for config in later]) < 0.5 * np.mean(random)
+
+
+def test_what_is_recommended_moves_with_the_size_of_a_run(campaign: Campaign) -> None:
+    assert campaign.fit is not None
+    response = campaign.fit.response
+    small, large = response.recommended(1e4, D0 / 8), response.recommended(1e5, D0 * 20)
+    assert small["objective"]["value"] == "maskgit"
+    assert large["objective"]["value"] == "elbo"
+    assert large["noise_schedule"]["value"] == "linear"
+    batch = large["batch_tokens"]
+    assert batch["low"] < batch["value"] < batch["high"]
+    assert batch["value"] == pytest.approx(B0 * 20**0.5, rel=0.4)
+    assert small["batch_tokens"]["value"] < 0.3 * batch["value"]
+
+
+def test_each_trial_is_a_whole_recipe_at_its_own_price_within_the_budget(
+    campaign: Campaign,
+) -> None:
+    runs = campaign.runs()
+    for column in ("batch_tokens", "noise_schedule", "objective"):
+        assert runs[column].nunique() > 1
+    assert set(runs["batch_tokens"] / 64) <= {4, 8, 16, 32, 64}
+    assert (runs["tokens"] % runs["batch_tokens"] == 0).all()
+    assert (runs["tokens"] // runs["batch_tokens"] >= MIN_STEPS).all()
+    for state in campaign.ledger.trajectories.values():
+        config, rung = state.config, campaign.menu.rungs[state.config.params]
+        own = price_rung(rung.shape, campaign.study.with_recipe(recipe_of(config)), 257)
+        assert config.flops_exact == pytest.approx(own.cost(config.steps))
+        assert state.planned["reserved_flops"] == config.flops_exact
+        assert config.warmup_steps == round(0.05 * config.steps)
+    assert campaign.account.spent <= campaign.account.cap
+
+
+def recipe_of(config: TrajectoryConfig) -> Recipe:
+    return Recipe(config.training.batch_sequences, noise=Noise.of(config.diffusion))
+
+
+def test_a_dearer_kernel_falls_back_where_the_budget_does_not_hold_it(tmp_path: Path) -> None:
+    kernels = {"kernel": ["mask", "uniform"], "batch_sequences": None, "objective": []}
+    config = recipes(search={**kernels, "noise_schedule": []}, budget={"flops": 2e12})
+    at = config.model_copy(update={"storage": tmp_path})
+    with open_folder(at, resume=False, overwrite=False) as opened:
+        campaign = open_campaign(at, opened, clock=ticking())
+        kinds = set()
+        while isinstance(answer := campaign.ask(), TrajectoryConfig):
+            kinds.add(answer.diffusion.kernel)
+            assert campaign.account.available >= 0
+            time = answer.diffusion.kernel == "uniform"
+            assert bool(answer.model.time_conditioning) is time
+            assert answer.params == count_params(answer.shape, answer.model, 257)
+            row = observe(answer)
+            row["evaluator"] = f"data/{answer.diffusion.kernel}"
+            row["loss"] *= math.exp(0.08 * time)
+            campaign.tell(row)
+            campaign.tell(ended(answer))
+            campaign.returned(answer.id)
+        assert kinds == {"mask", "uniform"}
+        assert campaign.account.spent <= campaign.account.cap
+        # A place of the start that a wider model took is not bought again for its N.
+        starts = [s.place for s in campaign.ledger.trajectories.values()
+                  if s.planned["reason"].startswith("start")]  # fmt: skip
+        assert len(starts) == len(set(starts)) == len(campaign.start_plan)
+        campaign.close()
+        assert campaign.fit is not None
+        assert campaign.fit.response.choices["kernel"].names[0] == "mask"
+
+
+@pytest.mark.parametrize("left", [1.0, 0.9])
+def test_no_suggestion_costs_more_than_what_is_left(left: float) -> None:
+    """The dearest noise is asked for where the budget holds the study's own, or not even that."""
+    config = recipes(search={"kernel": ["mask", "uniform"]})
+    menu = Menu(config, 257, 30_000_000)
+    steering = Steering(config, menu)
+    row = menu.table[menu.table["tokens"] > 64 * 100 * 64].iloc[0]
+    place = int(row["params"]), int(row["tokens"])
+    asked = {"batch_sequences": 60.0, "noise": "cosine elbo uniform"}
+    cheap = menu.run(*place, Recipe())
+    dear, run = steering.affordable_recipe(asked, *place, available=10 * cheap.cost)
+    assert dear == Recipe(64, noise=Noise("uniform", "elbo", "cosine"))
+    assert run.cost > 1.05 * cheap.cost
+    limit = left * run.cost
+    recipe, run = steering.affordable_recipe(asked, *place, available=limit)
+    assert run.cost <= limit
+    assert (recipe == dear) is (left == 1.0)
+    exact, run = steering.affordable_recipe(asked, *place, available=cheap.cost)
+    assert run.cost <= cheap.cost
+    assert exact.noise is None
+
+
+def test_a_resumed_search_goes_on_as_if_it_had_not_ended(tmp_path: Path) -> None:
+    def planned(stop_after: int | None, folder: Path) -> list[dict]:
+        config = recipes(budget={"flops": 6e11}).model_copy(update={"storage": folder})
+        count, resume = 0, False
+        while True:
+            with open_folder(config, resume=resume, overwrite=False) as opened:
+                campaign = open_campaign(config, opened, clock=ticking())
+                while isinstance(answer := campaign.ask(), TrajectoryConfig):
+                    finish(campaign, answer)
+                    count += 1
+                    if count == stop_after:
+                        break
+                else:
+                    found = campaign.ledger.trajectories.values()
+                    campaign.close()
+                    return [state.config.model_dump() for state in found]
+                campaign.close()
+                resume = True
+
+    assert planned(None, tmp_path / "straight") == planned(5, tmp_path / "resumed")
+
+
+def test_optunas_space_has_the_recipe_in_its_own_values(campaign: Campaign) -> None:
+    space = search_space(campaign.study, campaign.menu)
+    assert set(space) >= {"batch_sequences", "noise"}
+    assert set(space["noise"].choices) == {
+        "linear elbo", "linear maskgit", "cosine elbo", "cosine maskgit",
+    }  # fmt: skip
+    dimensions = Dimensions(campaign.study)
+    for state in campaign.ledger.trajectories.values():
+        values = dimensions.told(state.config, state.planned["lr_factor"])
+        assert all(dimensions.space[name]._contains(
+            dimensions.space[name].to_internal_repr(value)) for name, value in values.items()
+        )  # fmt: skip
