@@ -121,7 +121,7 @@ def posterior_draws(
         # A chord that stops helping has met too much curvature: the best point so far stands.
         better = size < force
         best[better], force[better] = theta[better], size[better]
-        if size.max() < _CHORD_TOLERANCE:
+        if size.max(initial=0.0) < _CHORD_TOLERANCE:
             break
         theta = np.clip(theta + step / np.maximum(1.0, size)[:, None], low, high)
     return best

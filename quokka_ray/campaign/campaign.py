@@ -88,6 +88,8 @@ class Campaign:
         folder: Its folder, locked by the caller.
         observers: Told of everything that happens, in order.
         clock: Seconds, for the rate at which the reported law is refitted.
+        ledger: What has happened so far, where it is not the folder's own file: a search that is
+            played in memory (`outlook.py`).
     """
 
     def __init__(
@@ -98,13 +100,14 @@ class Campaign:
         folder: StudyFolder,
         observers: Sequence[Observer] = (),
         clock: Callable[[], float] = time.monotonic,
+        ledger: Ledger | None = None,
     ) -> None:
         self.study = study
         self.corpus = corpus
         self.folder = folder
         self.observers = list(observers)
         self.menu = menu
-        self.ledger = Ledger(folder.ledger)
+        self.ledger = Ledger(folder.ledger) if ledger is None else ledger
         self.ledger.merge_metrics(sorted(folder.trajectories.glob("*")))
         self._laws = Refits(study, clock)
         self.stopping = False

@@ -154,6 +154,23 @@ def open_folder(config: StudyConfig, *, resume: bool, overwrite: bool) -> StudyF
     return folder
 
 
+def seen_folder(root: Path) -> StudyFolder:
+    """Return a study's folder to read in: it need not exist, and its lock is not taken."""
+    return StudyFolder(root, FileLock(root / _LOCK, thread_local=False))
+
+
+def holds_another(config: StudyConfig) -> str | None:
+    """Return how the study in `config.folder` differs, where `config` cannot go on with it."""
+    if not (config.folder / _STUDY).is_file():
+        return None
+    config = config.model_copy(update={"corpus": config.corpus.absolute()})
+    try:
+        _require_same_study(saved_study(config.folder), config, config.folder)
+    except ConfigurationError as error:
+        return str(error)
+    return None
+
+
 def saved_study(
     folder: Path, overrides: Sequence[str] = (), environ: Mapping[str, str] | None = None
 ) -> StudyConfig:

@@ -46,17 +46,6 @@ def test_a_search_prints_its_recommendation_and_resuming_it_adds_nothing(
     assert len(after) > len(before)
 
 
-def test_a_plan_shows_what_would_run_and_starts_nothing(
-    study: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert main(["plan", str(study), "--json"]) == 0
-    plan = json.loads(capsys.readouterr().out)
-    assert plan["start_flops"] <= plan["budget_flops"]
-    assert len({run["params"] for run in plan["start"]}) >= 2
-    assert plan["trials_at_most"] >= plan["trials_at_least"] >= len(plan["start"])
-    assert not (study.parent / "runs").exists()
-
-
 def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str]:
     code = main(list(arguments))
     captured = capsys.readouterr()

@@ -11,6 +11,8 @@ import numpy as np
 
 from quokka_ray.campaign.campaign import Campaign, Observer
 from quokka_ray.campaign.menu import Menu
+from quokka_ray.campaign.simulated import ended as ended
+from quokka_ray.campaign.simulated import observation, play
 from quokka_ray.corpus import TokenCorpus
 from quokka_ray.study.config import StudyConfig
 from quokka_ray.study.folder import StudyFolder
@@ -76,45 +78,19 @@ def open_campaign(
 def observe(config: TrajectoryConfig, point: int | None = None) -> dict[str, Any]:
     """Return the observation that a trial of `config` makes: the same one however often asked.
 
-    `point`: the token count; unset: the last one. All of a trial share their luck.
+    `point`: the token count; unset: the last one.
     """
-    rng = np.random.default_rng(config.seed)
     tokens = point or config.tokens
-    number = config.points.index(tokens) + 1
-    before = sum(leg.steps for leg in config.legs if leg.last * config.batch_tokens <= tokens)
-    processed = min(before * config.batch_tokens, config.path_tokens)
+    return observation(config, tokens, observed_loss(config, tokens), evaluator="data/bound")
+
+
+def observed_loss(config: TrajectoryConfig, tokens: int) -> float:
+    """Return the loss of a trial at one token count. All of a trial share their luck."""
     off = 0.03 * math.log(config.lr / 1.3e-2) ** 2 + (
         0.01 if config.lr_schedule == "cosine" else 0
     )
-    loss = true_loss(config.params, tokens) * math.exp(off + NOISE * rng.normal())
-    return {
-        "kind": "observation",
-        "trajectory": config.id,
-        "observation": f"{config.id}@{tokens}+cooldown",
-        "tokens": tokens,
-        "processed_tokens": processed,
-        "loss": loss,
-        "loss_stderr": 0.03,
-        "evaluator": "data/bound",
-        "cooled": True,
-        "flops_spent": spent_at(config, processed, number),
-    }
-
-
-def spent_at(config: TrajectoryConfig, processed: int, evaluations: int) -> float:
-    """Return exact FLOPs of a trial that was never interrupted."""
-    training = config.flops_exact - len(config.points) * config.flops_evaluation
-    return training * processed / config.path_tokens + evaluations * config.flops_evaluation
-
-
-def ended(config: TrajectoryConfig, status: str = "finished", spent: float | None = None) -> dict:
-    return {
-        "kind": "ended",
-        "trajectory": config.id,
-        "status": status,
-        "reason": "",
-        "flops_spent": config.flops_exact if spent is None else spent,
-    }
+    luck = NOISE * np.random.default_rng(config.seed).normal()
+    return true_loss(config.params, tokens) * math.exp(off + luck)
 
 
 def progress(config: TrajectoryConfig, share: float, spent: float | None = None) -> dict[str, Any]:
@@ -144,12 +120,9 @@ def finish(campaign: Campaign, config: TrajectoryConfig) -> None:
 
 def run(campaign: Campaign, at_once: int = 2) -> None:
     """Run a campaign to its end, `at_once` trials in flight, the oldest ending first."""
-    flying: list[TrajectoryConfig] = []
-    while True:
-        answer = campaign.ask() if len(flying) < at_once else None
-        if isinstance(answer, TrajectoryConfig):
-            flying.append(answer)
-        elif flying:
-            finish(campaign, flying.pop(0))
-        else:
-            return
+    play(
+        campaign,
+        lambda config: [observed_loss(config, point) for point in config.points],
+        at_once=at_once,
+        evaluator="data/bound",
+    )
