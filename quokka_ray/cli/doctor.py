@@ -43,6 +43,7 @@ def _findings(storage: Path) -> dict[str, Any]:
             findings[name] = None
     findings["cpus"] = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None
     findings["gpus"] = _gpus() if findings["torch"] else []
+    findings["c_compiler"] = _compiler() if findings["torch"] else None
     parent = next(path for path in [storage, *storage.absolute().parents] if path.exists())
     findings["storage"] = str(storage)
     findings["writable"] = os.access(parent, os.W_OK)
@@ -55,3 +56,11 @@ def _gpus() -> list[str]:
 
     devices = [torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count())]
     return [f"{device.name}, {device.total_memory / 2**30:.0f} GiB" for device in devices]
+
+
+def _compiler() -> str | None:
+    """Return what compiles the step of small models on a CPU, which is slower without."""
+    from quokka_ray.training.native.build import compiler
+
+    found = compiler()
+    return None if found is None else str(found)

@@ -53,7 +53,9 @@ class TrainingConfig(Section):
     float32 always; `auto`: bf16 on GPUs that have it, else fp32."""
     compile: Literal["auto", "never", "always"] = "auto"
     """Whether `torch.compile` runs on the blocks; `auto`: where the steps that are left are
-    predicted to save more than compiling costs, which short runs on a CPU never do."""
+    predicted to save more than compiling costs, which short runs on a CPU never do. Tiny models
+    on a CPU have a step in C in its place, compiled once a machine if it has a compiler; `never`:
+    nothing is compiled."""
     cuda_graphs: Literal["auto", "never"] = "auto"
     """`auto`: passes of models so small that a GPU would wait for their launches are replayed
     from one graph."""

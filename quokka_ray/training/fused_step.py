@@ -2,7 +2,8 @@
 
 The same numbers, up to rounding, as `objective.loss(model, ...)` and `backward()`: the sum of
 weighted cross-entropies at masked positions of `model/transformer.py`. On one CPU thread it takes
-.6 of their time at fifty thousand parameters and .7 at two hundred thousand (docs/log.md).
+.6 of their time at fifty thousand parameters and .7 at two hundred thousand, and `native/`, which
+does the same in C where there is a compiler, another third and half of that (docs/log.md).
 Layers are those of `model/fused_block.py`, features first.
 
 Two things are done where there is less to do: embeddings are normalised in their table, which is
@@ -17,6 +18,7 @@ from quokka_ray.diffusion.objective import Batch, Objective
 from quokka_ray.model.fused_block import FusedBlock
 from quokka_ray.model.fused_layers import Pool, RmsNorm
 from quokka_ray.model.transformer import Block, DiffusionTransformer
+from quokka_ray.training.optimizers import Muon
 
 _WIDEST, _LONGEST, _LARGEST_VOCABULARY = 256, 256, 4096
 """Beyond these, products and memory are what a step's time is, and nothing is gained."""
@@ -28,8 +30,12 @@ _POSITIONS_READ = 2048
 """At once going forward alone, which touches less memory and gains from fewer calls."""
 
 
-def fused_step(model: DiffusionTransformer, objective: Objective) -> "FusedStep | None":
+def fused_step(
+    model: DiffusionTransformer, objective: Objective, native: bool = True
+) -> "FusedStep | None":
     """Return the fused step of a model where there is one for it, else None.
+
+    `native`: in C, if there is a compiler for it.
 
     There is one for small bidirectional models on a CPU that are trained on masked tokens; not
     for attention within documents, conditioning on time, or dropout. It computes in the
@@ -47,7 +53,15 @@ def fused_step(model: DiffusionTransformer, objective: Objective) -> "FusedStep 
         and model.rotary.shape[0] <= _LONGEST
         and model.vocab_size <= _LARGEST_VOCABULARY
     )
-    return FusedStep(model) if fits else None
+    if not fits:
+        return None
+    if native:
+        # Loaded where it is needed, and built on this module.
+        from quokka_ray.training.native.step import NativeStep
+
+        if NativeStep.covers(model):
+            return NativeStep(model)
+    return FusedStep(model)
 
 
 class FusedStep:
@@ -57,7 +71,10 @@ class FusedStep:
 
     Attributes:
         gradient: All gradients in one vector, of which every parameter's `grad` is a part.
+        muon: Makes the Muon that goes with it.
     """
+
+    muon: type[Muon] = Muon
 
     def __init__(self, model: DiffusionTransformer) -> None:
         self._model = model

@@ -98,7 +98,6 @@ class Trainer:
             self._whole, muon = shard(self.model, world, device), sharded_muon(world)
         self._parameters = list(self.model.parameters())
         self.schedule = leg_schedule(config, config.legs[0])
-        self._optimizers = build_optimizers(self.model, config.training, config.lr, muon)
         self._objective = build_objective(
             config.diffusion, config.vocab_size, config.model.seq_len, config.steps
         )
@@ -107,9 +106,13 @@ class Trainer:
         self.fused: FusedStep | None = None
         half = products_in_bf16(config.training.precision, device)
         if not (sharded or half) and config.training.compile != "always":
-            self.fused = fused_step(self.model, self._objective)
+            # Ranks on unlike processors would round differently, and their copies come apart.
+            native = world.size == 1 and config.training.compile != "never"
+            self.fused = fused_step(self.model, self._objective, native)
         if self.fused is not None:
             self.compilation.decided = True
+            muon = self.fused.muon
+        self._optimizers = build_optimizers(self.model, config.training, config.lr, muon)
         self.smoothed_loss = torch.tensor(self._objective.blind, device=device)
         self.grad_norm = torch.tensor(0.0, device=device)
 

@@ -19,8 +19,10 @@ from quokka_ray.study.config import TrainingConfig
 _NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 """Coefficients of the quintic iteration (Keller Jordan, 2024)."""
 
+ITERATIONS = 5
 
-def orthogonalise(matrices: Tensor, iterations: int = 5) -> Tensor:
+
+def orthogonalise(matrices: Tensor, iterations: int = ITERATIONS) -> Tensor:
     """Bring all singular values of a stack [n, rows, columns] near 1, rows <= columns.
 
     A quintic Newton-Schulz iteration; singular values end between about 0.7 and 1.2. It runs in

@@ -1,4 +1,4 @@
-"""The fused step against the plain model under autograd."""
+"""The fused step, of torch's operations and in C, against the plain model under autograd."""
 
 import pytest
 import torch
@@ -12,6 +12,8 @@ from quokka_ray.model.transformer import DiffusionTransformer
 from quokka_ray.study.config import DiffusionConfig, EvaluationConfig
 from quokka_ray.training import fused_step as fused
 from quokka_ray.training.loop import Trainer
+from quokka_ray.training.native.build import library
+from quokka_ray.training.native.step import NativeStep
 
 TRANSFER = {"transfer": "completep", "transfer_base_width": 8, "transfer_base_layers": 4}
 
@@ -22,8 +24,16 @@ def trainer_of(corpus, steps=60, **changes):
     return Trainer(config, windows, "cpu")
 
 
+@pytest.fixture(params=["torch", "native"])
+def way(request):
+    """How the step is computed; the second only where there is a compiler for it."""
+    if request.param == "native" and library(torch.float64) is None:
+        pytest.skip("no C compiler that has vector types")
+    return request.param
+
+
 @pytest.fixture
-def double(monkeypatch):
+def double(monkeypatch, way):
     """Take the plain model's casts to float32 away, and return what makes a trainer float64."""
 
     def rotate(x, table):
@@ -41,7 +51,9 @@ def double(monkeypatch):
         trainer.model.double()
         trainer.model.rotary = trainer.model.rotary.to(torch.complex128)
         trainer.smoothed_loss = trainer.smoothed_loss.double()
-        trainer.fused = fused.fused_step(trainer.model, trainer._objective)
+        native = way == "native"
+        trainer.fused = fused.fused_step(trainer.model, trainer._objective, native)
+        assert isinstance(trainer.fused, NativeStep) == native
         return trainer
 
     return convert
@@ -143,12 +155,14 @@ def test_every_objective_of_masks_is_covered(corpus, double, diffusion):
     compare(trainer)
 
 
-def test_the_validation_loss_is_the_plain_models(corpus, monkeypatch):
+@pytest.mark.parametrize("seq_len", [32, 20])
+def test_the_validation_loss_is_the_plain_models(corpus, monkeypatch, way, seq_len):
     # Two whole parts and a smaller one.
     monkeypatch.setattr(fused, "_POSITIONS_READ", 512)
     trainer = trainer_of(corpus)
+    trainer.fused = fused.fused_step(trainer.model, trainer._objective, way == "native")
     stir(trainer.model)
-    windows = corpus.validation_windows(32, 40, 0)
+    windows = corpus.validation_windows(seq_len, 40, 0)
     evaluation = EvaluationConfig(sequences=40, draws=2)
     plain, ours = (
         validation_loss(model, windows, evaluation, corpus.vocab_size)
@@ -174,9 +188,11 @@ def test_twenty_steps_in_double_precision_are_those_of_autograd(corpus, double, 
         torch.testing.assert_close(ours_, plain_, rtol=0, atol=1e-9)
 
 
-def test_two_hundred_steps_come_to_the_loss_of_autograd(corpus):
-    ours, plain = trainer_of(corpus, steps=200), trainer_of(corpus, steps=200)
-    assert ours.fused is not None
+@pytest.mark.parametrize("compiling", ["auto", "never"])
+def test_two_hundred_steps_come_to_the_loss_of_autograd(corpus, compiling):
+    ours = trainer_of(corpus, steps=200, compile=compiling)
+    plain = trainer_of(corpus, steps=200, compile="never")
+    assert isinstance(ours.fused, NativeStep) == (compiling == "auto")
     plain.fused = None
     for _ in range(200):
         ours.advance()
@@ -208,3 +224,9 @@ def test_what_it_does_not_cover_is_left_to_autograd(corpus, changes, diffusion):
 def test_what_a_run_asks_for_comes_first(corpus, training):
     assert trainer_of(corpus).fused is not None
     assert trainer_of(corpus, **training).fused is None
+
+
+def test_models_that_would_leave_the_caches_stay_with_torch(corpus):
+    wide = trainer_of(corpus, d_model=136)
+    assert wide.fused is not None
+    assert not isinstance(wide.fused, NativeStep)
