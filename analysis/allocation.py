@@ -48,8 +48,8 @@ def recommend(
         unknown; a caller who knows a model family fills it in), `extrapolation_decades`,
         `warnings`, `paper` (`paper_answer`), `mixture` (the best share of each text, where the
         runs' mixtures varied), `recipe` (the best of each other dimension that the runs varied
-        in, see `Response.recommended`; `batch_tokens` is then its value) and, when asked for,
-        `inference`.
+        in, see `Response.recommended`; `batch_tokens` is then its value, and says its
+        `sequences`) and, when asked for, `inference`.
 
     Raises:
         AllocationError: no budget is given, or the law cannot answer for the one that is.
@@ -74,7 +74,8 @@ def recommend(
     lr = float(state.response.lr_optimum(answer["params"]["value"], answer["tokens"]["value"]))
     if decades > 0 and not math.isnan(lr):
         warnings.append("the learning rate is extrapolated with the law; check it on a short run")
-    batch = law.document.get("batch_tokens") if isinstance(law, LawFile) else None
+    document = law.document if isinstance(law, LawFile) else {}
+    batch, seq_len = document.get("batch_tokens"), document.get("seq_len")
     answer |= {
         "lr": None if math.isnan(lr) else lr,
         "batch_tokens": None if batch is None else int(batch),
@@ -87,7 +88,9 @@ def recommend(
     if recipe:
         answer["recipe"] = recipe
         if "batch_tokens" in recipe:
-            answer["batch_tokens"] = round(recipe["batch_tokens"]["value"])
+            tokens = answer["batch_tokens"] = round(recipe["batch_tokens"]["value"])
+            if seq_len:
+                recipe["batch_tokens"]["sequences"] = max(1, round(tokens / seq_len))
         warnings += recipe_warnings(state.response, recipe)
     if state.response.mixture is not None:
         answer["mixture"] = state.response.mixture.shares_document()

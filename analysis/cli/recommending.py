@@ -5,6 +5,7 @@ from typing import Any
 
 from analysis.epochs import EpochsLimit
 from analysis.more_data import MoreData
+from analysis.reporting.recipe import recipe_rows
 from analysis.units import format_quantity
 
 
@@ -41,7 +42,10 @@ def recommendation_text(
         text = _interval(share, lambda v: f"{v:.0%}") if bounded else f"{share['value']:.0%}"
         lines.append(_line(f"share of {part}", text))
     recipe = answer.get("recipe", {})
-    lines += [_line(name, text) for name, text in recipe_lines(recipe)]
+    lines += [
+        _line(name, f"{value}  ({beside})" if beside else value)
+        for name, value, beside in recipe_rows(recipe)
+    ]
     if answer["batch_tokens"] is not None and "batch_tokens" not in recipe:
         lines.append(
             _line("batch", f"{format_quantity(answer['batch_tokens'])} tokens, as the runs")
@@ -51,48 +55,6 @@ def recommendation_text(
     lines += _lifetime(answer.get("inference"))
     lines += _paper(answer.get("paper"))
     return "\n".join(lines) + "\n"
-
-
-_NAMES = {
-    "batch_tokens": "batch",
-    "warmup_fraction": "warmup",
-    "weight_decay": "weight decay",
-    "noise_schedule": "noise schedule",
-}
-"""What a reader calls a column."""
-
-
-def recipe_lines(recipe: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, str]]:
-    """Return name and text of each dimension of `Response.recommended`."""
-    lines = []
-    for column, found in recipe.items():
-        if "offsets" in found:
-            others = ", ".join(
-                f"{name} {_percent(offset)}"
-                for name, offset in found["offsets"].items()
-                if name != found["value"]
-            )
-            text = f"{found['value']}  ({others})"
-        else:
-            show = _RECIPE_FORMS.get(column, lambda v: f"{v:.3g}")
-            text = _interval(found, show) if found["low"] is not None else show(found["value"])
-        lines.append((_NAMES.get(column, column), text))
-    return lines
-
-
-_RECIPE_FORMS: Mapping[str, Callable[[float], str]] = {
-    "batch_tokens": lambda tokens: f"{format_quantity(tokens)} tokens",
-    "warmup_fraction": lambda share: f"{share:.1%}",
-}
-
-
-def _percent(offset: Mapping[str, float | None]) -> str:
-    """Return by how much a choice's loss lies above the best one's."""
-    shown = [None if v is None else 100 * v for v in (offset[k] for k in ("value", "low", "high"))]
-    value, low, high = shown
-    if low is None or high is None:
-        return f"{value:+.2g} %"
-    return f"{value:+.2g} %, {low:+.2g} to {high:+.2g}"
 
 
 def more_data_text(rows: Sequence[MoreData]) -> str:

@@ -1,6 +1,6 @@
 """What the runs say of their recipe: learning rate, schedule, mixture, and what else varied."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -78,3 +78,51 @@ def _dimension_lines(dimensions: Mapping[str, Any], where: str) -> list[str]:
             f"{100 * found['curvature'] * np.log(2) ** 2:.2g} % of the loss."
         )
     return lines
+
+
+_NAMES = {"batch_tokens": "batch", "warmup_fraction": "warmup"}
+"""What a reader calls a column; others by their own name."""
+
+_FORMS: Mapping[str, Callable[[float], str]] = {
+    "batch_tokens": format_quantity,
+    "warmup_fraction": lambda share: f"{share:.1%}",
+}
+
+
+def recipe_rows(recipe: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, str, str]]:
+    """Return name, value, and interval or rivals of each dimension of a recommended recipe.
+
+    Args:
+        recipe: `Response.recommended`; a batch may say its `sequences`.
+    """
+    rows = []
+    for column, found in recipe.items():
+        name = _NAMES.get(column, column.replace("_", " "))
+        if "offsets" in found:
+            value = str(found["value"])
+            others = (
+                f"{other} {_percent(offset)}"
+                for other, offset in found["offsets"].items()
+                if other != found["value"]
+            )
+            beside = ", ".join(others)
+        else:
+            show = _FORMS.get(column, lambda v: f"{v:.3g}")
+            value, low, high = (
+                "" if found[k] is None else show(found[k]) for k in ("value", "low", "high")
+            )
+            value += " tokens" if column == "batch_tokens" else ""
+            if "sequences" in found:
+                value += f", {found['sequences']} sequences"
+            beside = f"{low} to {high}" if low else ""
+        rows.append((name, value, beside))
+    return rows
+
+
+def _percent(offset: Mapping[str, float | None]) -> str:
+    """Return by how much a choice's loss lies above the best one's."""
+    value, low, high = (
+        None if offset[k] is None else f"{100 * (offset[k] or 0.0):+.2g}"
+        for k in ("value", "low", "high")
+    )
+    return f"{value} %" if low is None else f"{value} %, {low} to {high}"

@@ -2,7 +2,6 @@
 
 import argparse
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +13,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from quokka_ray.campaign.ledger import TrajectoryState
-    from quokka_ray.study.trajectory import TrajectoryConfig
 
 
 def run_status(options: argparse.Namespace) -> int:
@@ -41,7 +39,7 @@ def run_status(options: argparse.Namespace) -> int:
             "lr": state.config.lr,
             "lr_schedule": state.config.lr_schedule,
             "mixture": state.config.mixture_shares or None,
-            "recipe": _recipe(state.config, study.search.varied),
+            "recipe": state.config.recipe(study.search.varied),
             "status": state.ended["status"] if state.ended else "unfinished",
             "loss": _loss(state, lowest=study.search.repeats),
             "curve": curves.get(state.config.id),
@@ -131,12 +129,6 @@ def _mixed(shares: dict[str, float] | None) -> str:
     if shares is None:
         return ""
     return ", ".join(f"{share:.0%} {part}" for part, share in shares.items()) + "; "
-
-
-def _recipe(config: "TrajectoryConfig", varied: Sequence[str]) -> dict[str, Any]:
-    """Return what a search varies of a trajectory's recipe, by name."""
-    own = {**config.training.model_dump(), **config.diffusion.model_dump()}
-    return {name: own[name] for name in varied}
 
 
 def _trained(recipe: dict[str, Any]) -> str:

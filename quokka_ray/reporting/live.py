@@ -16,6 +16,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from analysis.reporting.recipe import recipe_rows
 from analysis.uncertainty import Estimate
 from analysis.units import format_quantity
 from quokka_ray.reporting.state import Optimum, SearchState
@@ -261,6 +262,8 @@ def _recommendation(optimum: Optimum, target: str) -> RenderableType:
     table.add_row("tokens per parameter", f"{ratio:,.3g}" if ratio < 10 else f"{ratio:,.0f}", "")
     if optimum.lr is not None:
         table.add_row("learning rate", f"{optimum.lr:.3g}", "")
+    for row in recipe_rows(optimum.recipe):
+        table.add_row(*row)
     for part, (share, low, high) in optimum.mixture.items():
         between = "" if low is None or high is None else f"{low:.0%} to {high:.0%}"
         table.add_row(f"share of {part}", f"{share:.0%}", between)

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from analysis.uncertainty import Estimate
 
@@ -37,6 +38,8 @@ class Optimum:
     epochs: Estimate | None = None
     mixture: Mapping[str, tuple[float, float | None, float | None]] = field(default_factory=dict)
     """Best share of each part of a mixture whose weights were searched, low and high."""
+    recipe: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """The best of each further dimension that was searched, as `Response.recommended` says."""
 
 
 @dataclass(frozen=True)

@@ -61,6 +61,7 @@ class Watch:
                 "tokens_per_param": trajectory.tokens / trajectory.params,
                 "unique_tokens": trajectory.unique_tokens,
                 "batch_tokens": trajectory.batch_tokens,
+                **trajectory.recipe(self._study.search.varied),
                 "flops": trajectory.flops,
                 "flops_exact": trajectory.flops_exact,
                 "seed": trajectory.seed,
@@ -193,10 +194,15 @@ class Watch:
 
 def _law_fields(fit: "Fit", study: StudyConfig) -> dict[str, Any]:
     """Return what a state shows of a law."""
+    from analysis.allocation import recipe_warnings
+
     if study.target.unique_tokens is not None:
         return _data_law_fields(fit, study.target.unique_tokens)
     best = fit.optimum(study.target_flops)
-    lr = float(fit.response.lr_optimum(best.params.value, best.tokens.value))
+    at = best.params.value, best.tokens.value
+    lr, recipe = float(fit.response.lr_optimum(*at)), fit.response.recommended(*at)
+    if batch := recipe.get("batch_tokens"):
+        batch["sequences"] = max(1, round(batch["value"] / study.model.seq_len))
     return {
         "parameters": {name: estimate.value for name, estimate in fit.parameters.items()},
         "identified": fit.identified,
@@ -208,8 +214,9 @@ def _law_fields(fit: "Fit", study: StudyConfig) -> dict[str, Any]:
             extrapolation_decades=best.extrapolation_decades,
             lr=lr if lr == lr else None,  # not a number where the rate was never varied
             mixture=_mixture(fit),
+            recipe=recipe,
         ),
-        "warnings": fit.warnings,
+        "warnings": [*fit.warnings, *recipe_warnings(fit.response, recipe)],
     }
 
 

@@ -1,7 +1,8 @@
 """A trajectory: one training run, complete enough to be repeated from its own `config.json`."""
 
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -83,6 +84,11 @@ class TrajectoryConfig(Section):
     def mixture_shares(self) -> dict[str, float]:
         """Share of each part of the corpus where a study searches them; else none."""
         return shares_of(self.mixture or {})
+
+    def recipe(self, names: Iterable[str]) -> dict[str, Any]:
+        """Return what its recipe has under these names, fields of `training` and `diffusion`."""
+        own = {**self.training.model_dump(), **self.diffusion.model_dump()}
+        return {name: own[name] for name in names}
 
     @property
     def batch_tokens(self) -> int:

@@ -13,6 +13,8 @@ SPACES = Path(__file__).parents[2] / "search_spaces"
 BUDGET = 8e9
 SEARCH = {
     "batch_sequences": {"low": 4, "high": 16},
+    "warmup_fraction": {"low": 0.02, "high": 0.2},
+    "weight_decay": {"low": 0.01, "high": 0.3},
     "noise_schedule": ["linear", "cosine"],
     "objective": ["elbo", "maskgit"],
 }
@@ -26,6 +28,12 @@ def check(folder: Path) -> pd.DataFrame:
     assert set(runs["batch_tokens"] / 32) <= {4, 8, 16}
     for column in ("batch_tokens", "noise_schedule", "objective"):
         assert runs[column].nunique() > 1, column
+    for column, lowest, highest in (("warmup_fraction", 0.02, 0.2), ("weight_decay", 0.01, 0.3)):
+        assert runs[column].between(lowest, highest).all()
+        assert runs[column].nunique() == runs["trajectory"].nunique()
+    steps = runs["tokens"] / runs["batch_tokens"]
+    warmed = runs["warmup_tokens"] / runs["batch_tokens"]
+    assert (warmed == (runs["warmup_fraction"] * steps).round()).all()
     # Whatever they were trained on, they are measured on the ELBO, and one law holds them.
     assert runs["evaluator"].nunique() == 1
     ends = [r for r in records(folder) if r["kind"] == "ended"]
@@ -55,8 +63,9 @@ def test_trials_train_recipes_of_their_own_and_the_best_is_recommended(
     assert main(["status", str(folder)]) == 0
     first = runs.iloc[0]
     said = capsys.readouterr().out
-    batch = int(first["batch_tokens"]) // 32
-    assert f"batch {batch}, {first['noise_schedule']}, {first['objective']}; " in said
+    batch, warmup = int(first["batch_tokens"]) // 32, f"{first['warmup_fraction']:.2g}"
+    assert f"batch {batch}, warmup {warmup}, decay {first['weight_decay']:.2g}, " in said
+    assert f", {first['noise_schedule']}, {first['objective']}; start" in said
     assert main(["recommend", str(folder), "--flops", "1e11", "--json"]) == 0
     recipe = json.loads(capsys.readouterr().out)["recipe"]
     assert recipe["objective"]["value"] in ("elbo", "maskgit")

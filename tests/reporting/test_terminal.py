@@ -139,3 +139,22 @@ def test_a_trial_that_failed_says_why() -> None:
     line = trial_line("0001-N4k-D1M", "diverged", None, 0.25, "the loss is not finite")
     assert line.endswith("diverged  25% spent  (the loss is not finite)")
     assert "loss 2" not in line
+
+
+def test_the_report_names_the_recipe_that_was_searched() -> None:
+    recipe = {
+        "batch_tokens": {"value": 1520.4, "low": 900.0, "high": 2600.0, "sequences": 24,
+                         "tried": [256, 2048]},
+        "weight_decay": {"value": 0.0832, "low": None, "high": None, "tried": [0.01, 1]},
+        "objective": {"value": "elbo", "offsets": {
+            "elbo": {"value": 0.0, "low": 0.0, "high": 0.0},
+            "maskgit": {"value": 0.021, "low": 0.012, "high": 0.031},
+        }},
+    }  # fmt: skip
+    assert BUSY.optimum is not None
+    text = shown(final_report(replace(BUSY, optimum=replace(BUSY.optimum, recipe=recipe))), 100)
+    lines = {line.split("  ")[1].strip(): " ".join(line.split()) for line in text.splitlines()
+             if line.startswith("  ")}  # fmt: skip
+    assert lines["batch"] == "batch 1.52k tokens, 24 sequences 900 to 2.6k"
+    assert lines["weight decay"] == "weight decay 0.0832"
+    assert lines["objective"] == "objective elbo maskgit +2.1 %, +1.2 to +3.1"
