@@ -26,6 +26,7 @@ from quokka_ray.campaign.truths import (
 from quokka_ray.corpus import TokenCorpus
 from quokka_ray.study.config import StudyConfig
 from quokka_ray.study.folder import seen_folder
+from quokka_ray.study.trajectory import TrajectoryConfig
 from quokka_ray.training.lr_schedules import is_cooled
 
 SHARES = (0.25, 0.5, 0.75, 1.0, 1.5, 2.0)
@@ -92,9 +93,11 @@ class Player:
         self._before = list(self._ledger().trajectories.values())
         self.begins_with = len(self._before)
         self._speed = fit_speed(self._before)
-        self._evaluator = next(
-            (s.observations[0]["evaluator"] for s in self._before if s.observations), "simulated"
-        )
+        self._evaluators = {
+            s.config.diffusion.kernel: str(s.observations[0]["evaluator"])
+            for s in self._before
+            if s.observations
+        }
         budget = study.budget.flops
         spent = account(budget, self._before).spent
         # With less than the cheapest run to go, a mark is where the study stands.
@@ -138,7 +141,7 @@ class Player:
                 campaign,
                 truth.losses,
                 at_once=AT_ONCE if slots == "auto" else slots,
-                evaluator=self._evaluator,
+                evaluator=self._evaluator_of,
                 cooled=is_cooled(self._study.search.lr_schedule[0], self._study.training),
                 before_end=look,
             )
@@ -154,6 +157,12 @@ class Player:
             met = (mark for mark, state in zip(self.marks, states, strict=True) if state.met)
             spent = next(met, None)
         return Played(tuple(states), spent)
+
+    def _evaluator_of(self, config: TrajectoryConfig) -> str:
+        """Return what the study's own trials of the kernel were evaluated by, on equal data."""
+        kernel, known = config.diffusion.kernel, self._evaluators
+        data = next(iter(known.values()), "simulated").partition("/")[0]
+        return known.get(kernel, f"{data}/{kernel}")
 
     def _ledger(self) -> Ledger:
         """Return the study's ledger as it is; what is appended stays in memory."""

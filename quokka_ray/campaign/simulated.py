@@ -16,6 +16,15 @@ Losses = Callable[[TrajectoryConfig], Sequence[float]]
 """Returns the loss at each of a trajectory's points, [K]."""
 
 
+Evaluator = Callable[[TrajectoryConfig], str]
+"""Returns the name of the evaluator that a trajectory's observations carry."""
+
+
+def same_evaluator(config: TrajectoryConfig) -> str:
+    """Return the evaluator of losses that are all of one kind."""
+    return "simulated"
+
+
 def spent_at(config: TrajectoryConfig, processed: int, evaluations: int) -> float:
     """Return the exact FLOPs of a trial that was never interrupted.
 
@@ -66,13 +75,14 @@ def ended(
 
 
 def rest_of(
-    state: TrajectoryState, losses: Losses, *, evaluator: str, cooled: bool
+    state: TrajectoryState, losses: Losses, *, evaluator: Evaluator, cooled: bool
 ) -> Iterator[Record]:
     """Yield what a trial has still to report: all of it, or what a real one left to be done."""
     config, cost = state.config, projected_flops(state)
+    name = evaluator(config)
     found = dict(zip(config.points, losses(config), strict=True))
     for point in missing_points(state):
-        row = observation(config, point, float(found[point]), evaluator=evaluator, cooled=cooled)
+        row = observation(config, point, float(found[point]), evaluator=name, cooled=cooled)
         spent = max(state.flops_spent, min(row["flops_spent"], cost))
         yield {**row, "flops_spent": spent}
     yield ended(config, spent=cost)
@@ -83,7 +93,7 @@ def play(
     losses: Losses,
     *,
     at_once: int,
-    evaluator: str = "simulated",
+    evaluator: Evaluator = same_evaluator,
     cooled: bool = True,
     before_end: Callable[[float], None] = lambda spent: None,
 ) -> None:
@@ -93,7 +103,7 @@ def play(
         campaign: The campaign, which stands before its first `ask`.
         losses: What trials observe.
         at_once: Trials in flight.
-        evaluator: Name of the evaluator that observations carry.
+        evaluator: Names the evaluator that observations carry.
         cooled: Whether they are made after a cooldown.
         before_end: Told the exact FLOPs that all trials will have spent when the next one has
             ended, before its rows are told to the campaign.

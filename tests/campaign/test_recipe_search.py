@@ -7,12 +7,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from support.simulated import ended, observe, open_campaign, study
+from support.simulated import corpus, ended, observe, open_campaign, study
 
+from quokka_ray.campaign import playing
 from quokka_ray.campaign.campaign import Campaign
 from quokka_ray.campaign.dimensions import Dimensions
 from quokka_ray.campaign.menu import MIN_STEPS, Menu
 from quokka_ray.campaign.menu import price as price_rung
+from quokka_ray.campaign.playing import Player
 from quokka_ray.campaign.sampler import search_space
 from quokka_ray.campaign.steering import Steering
 from quokka_ray.model.counts import count_params
@@ -140,34 +142,63 @@ def recipe_of(config: TrajectoryConfig) -> Recipe:
     return Recipe(config.training.batch_sequences, noise=Noise.of(config.diffusion))
 
 
+def kernels(folder: Path, budget: float) -> StudyConfig:
+    search = {"kernel": ["mask", "uniform"], "batch_sequences": None, "objective": []}
+    config = recipes(search={**search, "noise_schedule": []}, budget={"flops": budget})
+    return config.model_copy(update={"storage": folder})
+
+
+def finish_kernel(campaign: Campaign, config: TrajectoryConfig) -> None:
+    """Report what a trial saw; each kernel has a bound of its own on the same data."""
+    row = observe(config)
+    row["evaluator"] = f"data/{config.diffusion.kernel}"
+    row["loss"] *= math.exp(0.08 * (config.diffusion.kernel == "uniform"))
+    campaign.tell(row)
+    campaign.tell(ended(config))
+    campaign.returned(config.id)
+
+
 def test_a_dearer_kernel_falls_back_where_the_budget_does_not_hold_it(tmp_path: Path) -> None:
-    kernels = {"kernel": ["mask", "uniform"], "batch_sequences": None, "objective": []}
-    config = recipes(search={**kernels, "noise_schedule": []}, budget={"flops": 2e12})
-    at = config.model_copy(update={"storage": tmp_path})
-    with open_folder(at, resume=False, overwrite=False) as opened:
-        campaign = open_campaign(at, opened, clock=ticking())
+    config = kernels(tmp_path, budget=2e12)
+    with open_folder(config, resume=False, overwrite=False) as opened:
+        campaign = open_campaign(config, opened, clock=ticking())
         kinds = set()
         while isinstance(answer := campaign.ask(), TrajectoryConfig):
             kinds.add(answer.diffusion.kernel)
             assert campaign.account.available >= 0
-            time = answer.diffusion.kernel == "uniform"
-            assert bool(answer.model.time_conditioning) is time
+            assert bool(answer.model.time_conditioning) is (answer.diffusion.kernel == "uniform")
             assert answer.params == count_params(answer.shape, answer.model, 257)
-            row = observe(answer)
-            row["evaluator"] = f"data/{answer.diffusion.kernel}"
-            row["loss"] *= math.exp(0.08 * time)
-            campaign.tell(row)
-            campaign.tell(ended(answer))
-            campaign.returned(answer.id)
+            finish_kernel(campaign, answer)
         assert kinds == {"mask", "uniform"}
         assert campaign.account.spent <= campaign.account.cap
         # A place of the start that a wider model took is not bought again for its N.
-        starts = [s.place for s in campaign.ledger.trajectories.values()
-                  if s.planned["reason"].startswith("start")]  # fmt: skip
+        states = campaign.ledger.trajectories.values()
+        starts = [s.place for s in states if s.planned["reason"].startswith("start")]
         assert len(starts) == len(set(starts)) == len(campaign.start_plan)
         campaign.close()
         assert campaign.fit is not None
         assert campaign.fit.response.choices["kernel"].names[0] == "mask"
+
+
+def test_a_study_under_way_is_played_on_with_both_of_its_kernels(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(playing, "SHARES", (1.0,))
+    config = kernels(tmp_path, budget=6e11)
+    with open_folder(config, resume=False, overwrite=False) as opened:
+        campaign = open_campaign(config, opened, clock=ticking())
+        for _ in range(8):
+            answer = campaign.ask()
+            assert isinstance(answer, TrajectoryConfig)
+            finish_kernel(campaign, answer)
+        assert campaign.runs()["evaluator"].nunique() == 2
+        campaign.close()
+    facts = corpus()
+    player = Player(config, facts, Menu(config, facts.vocab_size, facts.train_tokens))
+    before, after = player.play(player.truths(1)[0]).states
+    assert before.trials == 8
+    assert after.trials > 8
+    assert after.loss is not None
 
 
 @pytest.mark.parametrize("left", [1.0, 0.9])
