@@ -81,7 +81,7 @@ CHOICES: Mapping[str, float] = {
 }
 """Columns that offsets are fitted to, with the prior standard deviation of an offset."""
 
-CHOICE_SLOPE_SPREAD = 0.01
+CHOICE_SLOPE_SPREAD = 0.015
 """Of an offset's slopes in ln N and ln D: a few per cent of the loss over the runs of a search."""
 
 LR_BATCH_SLOPE, LR_BATCH_SLOPE_SPREAD = 0.25, 0.25
