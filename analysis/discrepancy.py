@@ -219,6 +219,11 @@ class Misfit:
         total = self.known.covariance(self.law, self.theta)
         if self.known.nuisance.size:
             total += self.known.nuisance @ self.known.nuisance.T
+        # The least eigenvalue is that of the noise; one below what rounding makes of the sum
+        # leaves no factor. A law file's sigma may be as small as its writer liked.
+        rounding = len(total) * np.finfo(np.float64).eps * float(np.trace(total))
+        if TRAJECTORY_NUGGET * self.known.sigma**2 / self.known.weights.max() < rounding:
+            total[np.diag_indices_from(total)] += rounding
         factor: tuple[FloatArray, bool] = cho_factor(total, lower=True)
         return factor
 

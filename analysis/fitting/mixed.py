@@ -29,6 +29,11 @@ _ROUNDS = 8
 _STEPS = 40
 _MAD_TO_SIGMA = 1.482602218505602
 _SMALLEST = 1e-4
+_FINEST = 1e-5
+"""Of sigma: losses are printed to some five digits. Rows without any noise, such as a place that
+is listed twice with one loss, would otherwise drive it to nothing, and the covariance of the runs
+would have no inverse."""
+
 _CHORDS = 12
 _CHORD_TOLERANCE = 1e-3
 
@@ -282,8 +287,11 @@ def _variances(
     effect = basis.turn @ (gradient * spread)
     effect[:, ~informed] *= 1e3
 
+    finest = float(np.log(_FINEST))
+
     def cost(logs: FloatArray) -> float:
-        variance = np.exp(2.0 * logs[1]) * basis.share + np.exp(2.0 * logs[0])
+        noise = max(float(logs[0]), finest)
+        variance = np.exp(2.0 * logs[1]) * basis.share + np.exp(2.0 * noise)
         inner = effect.T @ (effect / variance[:, None])
         inner[np.diag_indices_from(inner)] += 1.0
         factor = np.linalg.cholesky(inner)
@@ -300,4 +308,5 @@ def _variances(
         method="Nelder-Mead",
         options={"xatol": 3e-3, "fatol": 1e-3, "maxiter": 100},
     )
-    return float(np.exp(found.x[0])), float(np.exp(found.x[1])), float(found.fun)
+    sigma = max(float(np.exp(found.x[0])), _FINEST)
+    return sigma, float(np.exp(found.x[1])), float(found.fun)

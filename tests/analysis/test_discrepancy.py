@@ -1,5 +1,7 @@
 """The discrepancy beside a law: exact conditioning, wider away from runs, and coverage."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -162,3 +164,29 @@ def test_covariances_between_points_agree_with_spreads_and_are_definite(discrepa
     joint = state.covariance_between(points, points)
     np.testing.assert_allclose(np.diag(joint), state.spread_at(points) ** 2, rtol=1e-6)
     assert (np.linalg.eigvalsh(joint) > -1e-12).all()
+
+
+@pytest.mark.parametrize("repeats", [2, 4])
+def test_rows_without_any_noise_leave_a_law_that_predicts(repeats):
+    """A place that is listed again with the same loss says that there is no noise at all."""
+    params, tokens = (v.ravel() for v in np.meshgrid([1e7, 5e7, 2.5e8], [3e8, 2e9, 1e10]))
+    loss = np.exp(LAW.log_loss(THETA, Points.of(params, tokens)))
+    runs = pd.DataFrame({"params": params, "tokens": tokens, "loss": loss})
+    fit = fit_law(pd.concat([runs] * repeats, ignore_index=True), bootstrap=20)
+    assert fit.sigma == pytest.approx(1e-5, rel=0.01), "what five printed digits leave open"
+    seen = fit.predict(params, tokens)
+    np.testing.assert_allclose(seen.value, loss, rtol=1e-4)
+    assert np.all((seen.low <= loss) & (loss <= seen.high))
+    best = fit.optimum(1e22)
+    assert best.params.low < np.exp(LAW.optimum(THETA, 1e22)[0]) < best.params.high
+
+
+def test_a_law_file_whose_noise_is_next_to_nothing_predicts():
+    place = np.array([18.0, 20.0, 18.0, 20.0])
+    known = replace(
+        process(), sigma=1e-15, log_params=place, log_tokens=place + 3.0,
+        trajectory=np.arange(4), residual=np.array([0.01, -0.01] * 2), weights=np.ones(4),
+    )  # fmt: skip
+    found = known.given(LAW, THETA).at(Points(place, place + 3.0))
+    np.testing.assert_allclose(found.mean, known.residual, rtol=1e-5)
+    assert np.all(found.variance < 1e-10)
