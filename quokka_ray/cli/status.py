@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,7 @@ from quokka_ray.study.folder import saved_study
 if TYPE_CHECKING:
     import pandas as pd
 
+    from quokka_ray.campaign.budget import Account
     from quokka_ray.campaign.ledger import TrajectoryState
 
 
@@ -41,6 +43,7 @@ def run_status(options: argparse.Namespace) -> int:
             "mixture": state.config.mixture_shares or None,
             "recipe": state.config.recipe(study.search.varied),
             "status": state.ended["status"] if state.ended else "unfinished",
+            "ended_because": (state.ended or {}).get("reason") or None,
             "loss": _loss(state, lowest=study.search.repeats),
             "curve": curves.get(state.config.id),
             "observations": [
@@ -66,7 +69,8 @@ def run_status(options: argparse.Namespace) -> int:
         return 0
     say(f"study {study.name}: {stand.spent:.3g} of {stand.cap:.3g} FLOPs spent "
         f"({stand.spent / stand.cap:.0%}), {len(rows)} trajectories"
-        + ("" if left is None else f"; about {duration(left)} of device time left"))  # fmt: skip
+        + (f"; about {duration(left)} of device time left" if left and left >= 1 else "")
+        )  # fmt: skip
     if tests:
         odds = "" if trust.raised else f"; odds that the law fails: {trust.evidence:.2g}"
         missed = ", ".join(f"{z:+.1f}" for z in tests)
@@ -82,6 +86,8 @@ def run_status(options: argparse.Namespace) -> int:
             f"{_interval(row['predicted']):>17} {_deviations(row['surprise']):>6} "
             f"{row['lr']:>8.2g}  {_mixed(row['mixture'])}{_trained(row['recipe'])}{row['reason']}"
             )  # fmt: skip
+        if row["status"] != "finished" and row["ended_because"]:
+            say(f"    {row['status']}: {row['ended_because']}")
         if curve := row["curve"]:
             say(f"    {curve['first']:.3g} to {curve['last']:.3g} epochs, lowest at "
                 f"{curve['lowest_at']:.3g}, at the last {curve['rise']:+.1%}: {curve['shape']}"
@@ -90,7 +96,18 @@ def run_status(options: argparse.Namespace) -> int:
         for seen in row["observations"] if len(row["observations"]) > 1 else ():
             loss = "diverged" if seen["loss"] is None else f"{seen['loss']:.3f}"
             say(f"    at {format_quantity(seen['tokens']):<28} {loss:>12}")
+    say("Reasons are of size and tokens; Optuna places the learning rate, about its law, and what "
+        "else is searched.")  # fmt: skip
+    if not study.search.repeats and _goes_on(states, stand):
+        command = shlex.join(["quokka-ray", "plan", str(options.folder)])
+        say(f"What the rest is expected to reach: {command}")
     return 0
+
+
+def _goes_on(states: "list[TrajectoryState]", stand: "Account") -> bool:
+    """Return whether the budget holds another run, going by the cheapest one so far."""
+    costs = [state.config.flops_exact for state in states]
+    return bool(costs) and stand.available >= min(costs)
 
 
 def _loss(state: "TrajectoryState", *, lowest: bool) -> float | None:
