@@ -20,7 +20,7 @@ from quokka_ray.training.feed import Feed, steps_ahead
 from quokka_ray.training.fused_step import FusedStep, fused_step
 from quokka_ray.training.lr_schedules import leg_schedule
 from quokka_ray.training.micro_batches import MicroBatches
-from quokka_ray.training.optimizers import Muon, build_optimizers
+from quokka_ray.training.optimizers import Muon, build_optimizers, norm_of
 from quokka_ray.training.precision import products_in_bf16
 from quokka_ray.training.world import ALONE, World, local
 
@@ -269,11 +269,12 @@ class Trainer:
         gradients = [local(p.grad) for p in self._parameters if p.grad is not None]
         if self.fused is not None and self.fused.gradient is not None:
             gradients = [self.fused.gradient]
-        norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
+        norm = norm_of(gradients)
         if self._whole is not None:
             square = norm.square()
             self.world.sum([square])
             norm = square.sqrt()
+        norm = norm.to(gradients[0].dtype)
         scale = (limit / (norm + 1e-6)).clamp(max=1.0)
         # A CPU sees for nothing that there is nothing to clip; a GPU would have to be waited for.
         if not scale.is_cpu or scale.item() != 1:

@@ -21,6 +21,9 @@ _NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 
 ITERATIONS = 5
 
+_PIECE = 1 << 15
+"""Numbers whose squares are added in the gradients' own type."""
+
 
 def orthogonalise(matrices: Tensor, iterations: int = ITERATIONS) -> Tensor:
     """Bring all singular values of a stack [n, rows, columns] near 1, rows <= columns.
@@ -111,6 +114,20 @@ def lying(matrix: Tensor, parts: int) -> Tensor:
     """Return [parts, short side, long side] of a parameter that holds `parts` matrices."""
     stack = matrix.view(parts, -1, matrix.shape[1])
     return stack.mT if stack.shape[1] > stack.shape[2] else stack
+
+
+def norm_of(gradients: list[Tensor]) -> Tensor:
+    """Return the norm of all gradients together, 0-d: the same however they are cut, on a CPU.
+
+    torch's own norm on a CPU adds squares up in float32, in as many sums as a vector has numbers:
+    2e-4 too little for eight million of them. Dot products of short pieces, added in float64, are
+    as fast and right to 1e-7, so that one process and several clip alike.
+    """
+    if not gradients[0].is_cpu:
+        return torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
+    pieces = (piece for g in gradients for piece in g.reshape(-1).split(_PIECE))
+    square = sum(torch.dot(piece, piece).item() for piece in pieces)
+    return torch.tensor(square, dtype=torch.float64).sqrt()
 
 
 class Optimizers:

@@ -6,7 +6,7 @@ from trajectories import MODEL, TRAINING
 
 from quokka_ray.model.shapes import make_shape
 from quokka_ray.model.transformer import DiffusionTransformer
-from quokka_ray.training.optimizers import Muon, build_optimizers, orthogonalise
+from quokka_ray.training.optimizers import Muon, build_optimizers, norm_of, orthogonalise
 
 
 def build():
@@ -97,3 +97,17 @@ def test_state_survives_a_round_trip():
         optimizers.step(0.7)
     for p, q in zip(first.parameters(), second.parameters(), strict=True):
         assert torch.equal(p, q)
+
+
+def test_the_norm_of_long_gradients_does_not_depend_on_how_ranks_share_them():
+    generator = torch.Generator().manual_seed(0)
+    gradients = [torch.randn(1000, 1001, generator=generator), torch.randn(7, generator=generator)]
+    exact = torch.cat([g.double().flatten() for g in gradients]).norm()
+    torch.testing.assert_close(norm_of(gradients), exact, rtol=2e-7, atol=0)
+    rows = norm_of([g[:300] for g in gradients]), norm_of([g[300:] for g in gradients])
+    torch.testing.assert_close(rows[0].hypot(rows[1]), exact, rtol=2e-7, atol=0)
+
+
+def test_the_norm_of_gradients_that_are_not_finite_is_not_finite():
+    assert norm_of([torch.tensor([1.0, float("nan")])]).isnan()
+    assert norm_of([torch.tensor([1.0]), torch.tensor([float("inf")])]).isinf()
