@@ -42,13 +42,13 @@ COLUMNS: dict[str, str] = {
     "flops_spent": "FLOPs that the observation cost, marginal",
     "parent": "trajectory that this one branched from",
     "cooled": "whether the learning rate was cooled down before the observation",
-    "status": "finished, diverged, failed or stopped",
+    "status": "finished, diverged, hopeless, failed or stopped",
     "regime": "second_descent past the peak of a curve of repeated data that falls again",
     "device_seconds": "device time",
     "device": "device name",
 }
 
-STATUSES = ("finished", "diverged", "failed", "stopped")
+STATUSES = ("finished", "diverged", "hopeless", "failed", "stopped")
 
 REGIMES = ("second_descent",)
 """Regimes that a fit leaves out; an empty cell is the first descent."""

@@ -51,6 +51,12 @@ class Predictive:
         """Return the same with ln L higher by `by`, known to a standard deviation of `unsure`."""
         return replace(self, means=self.means + by, spreads=np.hypot(self.spreads, unsure))
 
+    @property
+    def spread(self) -> float:
+        """Standard deviation of ln L, what the forms differ in included."""
+        mean = self.shares @ self.means
+        return float(np.sqrt(self.shares @ (self.spreads**2 + (self.means - mean) ** 2)))
+
     def interval(self) -> tuple[float, float, float]:
         """Return the median of L and the ends of its 90 % interval."""
         levels = np.array([0.5, 0.5 - LEVEL / 2.0, 0.5 + LEVEL / 2.0])

@@ -241,6 +241,13 @@ class Beliefs:
             forms=tuple((float(p), float(m), float(s)) for p, m, s in forms),
         )
 
+    def unsure_at(
+        self, guide: Fit, states: Sequence[TrajectoryState], params: int, tokens: int
+    ) -> float:
+        """Return the standard deviation of ln loss of a tuned run, as it is believed now."""
+        there = Points.of([params], [tokens])
+        return Predictive.of(self.of(guide, states), there).spread
+
 
 def missing_points(state: TrajectoryState) -> tuple[int, ...]:
     """Return the token counts at which a trajectory that goes on is still to be observed."""

@@ -32,6 +32,7 @@ from quokka_ray.campaign.devices import Devices
 from quokka_ray.campaign.ending import Ending, Kind, ending, meets, trust_notes
 from quokka_ray.campaign.ledger import Ledger, Record, TrajectoryState, read_rows
 from quokka_ray.campaign.menu import Menu, plan_run
+from quokka_ray.campaign.promises import noted, promise_of
 from quokka_ray.campaign.refits import Refits
 from quokka_ray.campaign.speed import fit_speed
 from quokka_ray.campaign.steering import Proposal, Steering
@@ -387,7 +388,7 @@ class Campaign:
 
     def _plan(self, proposal: Proposal) -> str:
         """Write `proposal` into the ledger, its cost reserved; return the trajectory's id."""
-        config = self._trajectory(proposal)
+        config = self._held(self._trajectory(proposal), proposal)
         place, own = (proposal.params, proposal.tokens), (config.params, config.tokens)
         self.ledger.append(
             {
@@ -468,6 +469,23 @@ class Campaign:
             # Neighbouring studies share no seeds, and a trajectory's seed survives a resume.
             seed=self.study.seed * 1_000_003 + index,
         )
+
+    def _held(self, config: TrajectoryConfig, proposal: Proposal) -> TrajectoryConfig:
+        """Return `config` with what its training loss is held to on its way."""
+        rule, steering, states = self.study.search.hopeless, self._steering, self._states
+        if rule is None or isinstance(steering, DataSteering):
+            return config
+        guide, predicted = self.guide, proposal.predicted
+        promise = noted(rule)
+        if (
+            guide is not None
+            # A run that tests the law must be able to contradict it.
+            and not (predicted is None or predicted.beyond or self._trust.raised)
+            and not self.study.corpus.searched_weights
+        ):
+            unsure = steering.beliefs.unsure_at(guide, states, config.params, config.tokens)
+            promise = promise_of(rule, config, states, guide, unsure)
+        return config.model_copy(update={"promise": promise})
 
 
 def _short(count: float) -> str:

@@ -71,6 +71,8 @@ def scored_of(
         status = state.ended["status"] if state.ended else None
         if status == "diverged":
             score: float | None = DIVERGED_EXCESS
+        elif state.hopeless_excess is not None:
+            score = state.hopeless_excess
         elif state.observations:
             score = excess.get(config.id, 0.0)
             if place is not None:

@@ -80,6 +80,13 @@ class TrajectoryState:
         return last if at_the_end or finished else None
 
     @property
+    def hopeless_excess(self) -> float | None:
+        """Excess of ln loss that it would have ended with at least; None: it was not hopeless."""
+        if self.ended is None or self.ended["status"] != "hopeless":
+            return None
+        return float(self.ended["excess"])
+
+    @property
     def flops_spent(self) -> float:
         """Exact FLOPs of all attempts, as last reported."""
         # The budget adds up all trajectories several times for each record.

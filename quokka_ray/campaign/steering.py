@@ -88,6 +88,11 @@ def start_design(study: StudyConfig, menu: Menu) -> pd.DataFrame:
     return start.drop(columns="level")
 
 
+def taken(states: Sequence[TrajectoryState]) -> set[tuple[int, int]]:
+    """Return the places that were bought; a hopeless trial leaves its own free."""
+    return {state.place for state in states if state.hopeless_excess is None}
+
+
 class Steering:
     """Chooses runs for one study.
 
@@ -160,7 +165,7 @@ class Steering:
     def _place(
         self, states: Sequence[TrajectoryState], guide: Fit | None, available: float, fits: Fits
     ) -> tuple[int, int, float, str] | None:
-        planned = {state.place for state in states}
+        planned = taken(states)
         for row in self.start.itertuples():
             new = (row.params, row.tokens) not in planned and row.cost <= available
             if new and fits(row.params, row.cost):
@@ -217,7 +222,7 @@ class Steering:
         work = 6.0 * table["params"].to_numpy(float) * table["tokens"].to_numpy(float)
         payable = room & (table["cost"].to_numpy(float) <= available)
         payable &= np.log(work) >= self.beliefs.trust.log_floor - 1e-9
-        planned = {state.place for state in states}
+        planned = taken(states)
         places = zip(table["params"], table["tokens"], strict=True)
         known = np.array([(int(n), int(d)) in planned for n, d in places])
 

@@ -99,9 +99,12 @@ class CampaignSearch(OptunaSearch):
         optuna_trial = self._ot_trials.pop(trial_id, None)
         if optuna_trial is None:
             return
-        observation = self._campaign.ledger.trajectories[trajectory].last_observation
+        state = self._campaign.ledger.trajectories[trajectory]
+        observation = state.last_observation
         if observation is not None:
             self._ot_study.tell(optuna_trial, observation["loss"])
+        elif state.hopeless_excess is not None:
+            self._ot_study.tell(optuna_trial, state=TrialState.PRUNED)
         else:
             # Whatever has no value must be told as failed, or it stays running in the journal.
             self._ot_study.tell(optuna_trial, state=TrialState.FAIL)

@@ -24,7 +24,13 @@ from quokka_ray.reporting.state import Optimum, SearchState
 _LAST_EVENTS = 3
 _NAMES = {"alpha": "α", "beta": "β"}
 # Statuses in the order in which people ask for them, with the colour of those that are no good.
-_STATUSES = {"finished": "green", "diverged": "yellow", "failed": "red", "stopped": "yellow"}
+_STATUSES = {
+    "finished": "green",
+    "diverged": "yellow",
+    "hopeless": "yellow",
+    "failed": "red",
+    "stopped": "yellow",
+}
 
 
 class LiveView:

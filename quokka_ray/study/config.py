@@ -18,6 +18,7 @@ from quokka_ray.study.recipe import Recipe, batch_levels, noise_problem, noises
 from quokka_ray.study.search import REPEATED_DATA_LAWS as REPEATED_DATA_LAWS
 from quokka_ray.study.search import BudgetConfig as BudgetConfig
 from quokka_ray.study.search import EarlyEnd as EarlyEnd
+from quokka_ray.study.search import HopelessConfig as HopelessConfig
 from quokka_ray.study.search import LawConfig as LawConfig
 from quokka_ray.study.search import SearchConfig as SearchConfig
 from quokka_ray.study.search import TargetConfig as TargetConfig

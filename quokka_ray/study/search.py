@@ -35,6 +35,15 @@ class EarlyEnd(Section):
     """Successive observations that must do so."""
 
 
+class HopelessConfig(Section):
+    """When a trajectory ends because its recipe leaves no hope: `analysis/hopeless.py`."""
+
+    margin: float = Field(default=0.05, gt=0)
+    """Excess of ln loss over the law's at its end, up to which a run may go on."""
+    deviations: float = Field(default=2, ge=0)
+    """Standard deviations of the training loss, among runs that end so, that it may lie higher."""
+
+
 class SearchConfig(Section):
     """What is searched, and where.
 
@@ -56,6 +65,11 @@ class SearchConfig(Section):
     early_end: EarlyEnd | None = EarlyEnd()
     """With a range of U: when a trial's loss has turned for good, which ends it and gives the
     rest of its price back; null: never."""
+    hopeless: HopelessConfig | None = None
+    """When a trial of N and D ends on its way, since its training loss says that its learning
+    rate, or what else is searched beside size and data, will leave it far above the law; it gives
+    no observation, and the rest of its price back. Trials are judged by eight or more that
+    finished; those larger than all before them, which test the law, never; null: none is."""
     observations: int = Field(default=1, ge=1)
     """Observations of one trial: at D, and at D over powers of `observation_ratio`. With wsd each
     but the last is a branch that leaves a trunk at a constant rate and cools down (`1.3 D` of

@@ -18,7 +18,7 @@ from quokka_ray.study.config import (
 from quokka_ray.study.corpus import shares_of
 from quokka_ray.study.path import Leg, cooldown_steps, legs, path_steps, warmup_steps
 
-Status = Literal["finished", "diverged", "failed", "stopped"]
+Status = Literal["finished", "diverged", "hopeless", "failed", "stopped"]
 
 
 class Shape(Section):
@@ -30,6 +30,22 @@ class Shape(Section):
     ffn: int = Field(ge=1)
     head_dim: int | None = Field(default=None, ge=2, multiple_of=2)
     """Width of one head where it is the size's own; unset: the family's `model.head_dim`."""
+
+
+class Promise(Section):
+    """What a run's training loss is held to on its way.
+
+    It is the mean over the last `WINDOW` of the run's steps before each share of its tokens. A run
+    above a ceiling ends as `hopeless`; below all of them it is as if there were none.
+    """
+
+    margin: float = Field(ge=0)
+    """Excess of ln loss over the law's at its end, of which a run at a ceiling falls short only
+    by luck."""
+    shares: tuple[float, ...] = ()
+    """Of its tokens, ascending."""
+    ceilings: tuple[float | None, ...] = ()
+    """Nats, one for each share; None: the loss is noted there, and not judged."""
 
 
 class TrajectoryConfig(Section):
@@ -67,6 +83,8 @@ class TrajectoryConfig(Section):
     unique_tokens: int = Field(ge=1)
     early_end: EarlyEnd | None = None
     """When it ends before its last point; None: never."""
+    promise: Promise | None = None
+    """When it ends as hopeless; None: never, and its losses on the way are not noted."""
     lr: float = Field(gt=0)
     lr_schedule: LRScheduleName
     seed: int

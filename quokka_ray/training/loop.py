@@ -62,6 +62,7 @@ class Trainer:
         step: Steps taken.
         feed: Draws the steps' text and noise; `feed.seconds` is the time that steps waited.
         schedule: Step to its share of the peak rate; at first that of the first leg.
+        loss: 0-d tensor on the device, the last step's objective.
         smoothed_loss: 0-d tensor on the device, the exponential mean of the objective.
         grad_norm: 0-d tensor on the device, the last step's norm before clipping.
         fused: What computes loss and gradients of a tiny model; None: autograd does.
@@ -113,7 +114,7 @@ class Trainer:
             self.compilation.decided = True
             muon = self.fused.muon
         self._optimizers = build_optimizers(self.model, config.training, config.lr, muon)
-        self.smoothed_loss = torch.tensor(self._objective.blind, device=device)
+        self.loss = self.smoothed_loss = torch.tensor(self._objective.blind, device=device)
         self.grad_norm = torch.tensor(0.0, device=device)
 
     @property
@@ -130,13 +131,13 @@ class Trainer:
         clean, batch = self.feed.take(self.step)
         fitting = self.micro_batches.until_it_fits
         fitting(self.step, lambda now: self._prepare(clean, batch, now), self._start_again)
-        loss = fitting(
+        self.loss = fitting(
             self.step, lambda now: self._gradients(clean, batch, now), self._start_again
         )
         rate = self.schedule(self.step)
         fitting(self.step, lambda now: self._optimizers.step(rate))
         self._drop()
-        self.smoothed_loss.lerp_(loss, _SMOOTHING)
+        self.smoothed_loss.lerp_(self.loss, _SMOOTHING)
         self.step += 1
         self.micro_batches.after_step()
 

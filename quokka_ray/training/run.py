@@ -7,8 +7,9 @@ is passed by. A checkpoint in the middle of a branch holds the trunk's state bes
 
 A branch that diverges leaves its observation recorded as diverged, and the trunk goes on: its rate
 may still have been bearable. A trajectory over repeated data may end once its minimum is past, by
-its own observations alone. A trunk that diverges ends the trajectory; what was observed before
-stands.
+its own observations alone, and any trajectory where its trunk passes a share of its tokens with a
+training loss that leaves no hope (`promise.py`). A trunk that diverges ends the trajectory; what
+was observed before stands.
 """
 
 import math
@@ -43,6 +44,7 @@ from quokka_ray.training.metrics import Metrics, Row
 from quokka_ray.training.micro_batches import MicroBatches, recorded
 from quokka_ray.training.observing import evaluate, finite, observed_row, paired_error
 from quokka_ray.training.precision import fix_float32_products
+from quokka_ray.training.promise import Hopeless, Passing
 from quokka_ray.training.spreading import is_spread
 from quokka_ray.training.telemetry import Telemetry
 from quokka_ray.training.trained import keep_tokenizer
@@ -68,7 +70,7 @@ class Outcome:
         tokens: Tokens processed along the path of the last model.
     """
 
-    status: Literal["finished", "diverged", "interrupted"]
+    status: Literal["finished", "diverged", "hopeless", "interrupted"]
     loss: float
     loss_stderr: float
     flops_spent: float
@@ -170,6 +172,8 @@ class _Run:
         self.trainer.compilation.cache = study_cache(folder)
         self.legs = config.legs
         self.leg = 0
+        self.passing = Passing(config, device)
+        self.hopeless: Hopeless | None = None
         self.observed = metrics.of_kind("observation")
         self.aside: Aside | None = None
         self.trained = 0
@@ -232,6 +236,8 @@ class _Run:
                     reason = self._train(leg, should_stop)
                 except _StopAsked:
                     return self._outcome("interrupted")
+                if self.hopeless is not None:
+                    return self._end("hopeless", self.hopeless.reason)
                 if reason is None and leg.observed:
                     row, reason = self._observe(leg, row)
                 if reason is not None and not leg.branch:
@@ -248,7 +254,7 @@ class _Run:
         return self._end("finished", "", row["loss"], row["loss_stderr"])
 
     def _train(self, leg: Leg, should_stop: Callable[[], bool]) -> str | None:
-        """Train to the end of a leg; return why it diverged, or None."""
+        """Train to the end of a leg, or until it is hopeless; return why it diverged, or None."""
         trainer, training, world = self.trainer, self.config.training, self.world
         trainer.schedule = leg_schedule(self.config, leg)
         while trainer.step < leg.last:
@@ -264,6 +270,11 @@ class _Run:
                 reason = world.agree(trainer.diverged)
                 if reason is not None:
                     return reason
+            if not leg.branch and self.passing.after(trainer.step, trainer.loss):
+                self.hopeless = world.agree(self.passing.hopeless)
+                if self.hopeless is not None:
+                    self._progress()
+                    return None
             now = time.monotonic()
             save = now - self.saved_at >= training.checkpoint_seconds
             report = save or now - self.reported_at >= training.report_seconds
@@ -357,6 +368,8 @@ class _Run:
 
     def _save(self) -> Path:
         state = self.trainer.state_dict() | {"leg": self.leg}
+        if self.config.promise is not None:
+            state["passing"] = self.passing.state_dict()
         if self.aside is not None:
             state["trunk"] = {"parameters": self.aside.parameters, "state": self.aside.state}
         self.saved_at = time.monotonic()
@@ -375,6 +388,8 @@ class _Run:
         self.leg = state.pop("leg", 0)
         trunk = state.pop("trunk", None)
         self.aside = None if trunk is None else Aside(**trunk)
+        if self.config.promise is not None:
+            self.passing.load_state_dict(state.pop("passing"))
         self.trainer.load_state_dict(parameters, state)
 
     def _seconds(self) -> float:
@@ -384,7 +399,7 @@ class _Run:
 
     def _end(
         self,
-        status: Literal["finished", "diverged"],
+        status: Literal["finished", "diverged", "hopeless"],
         reason: str,
         loss: float = math.nan,
         loss_stderr: float = math.nan,
@@ -397,12 +412,16 @@ class _Run:
             "reason": reason,
             **self._standing(),
         }
+        if self.config.promise is not None:
+            row["passed"] = [finite(loss) for loss in self.passing.losses]
+        if self.hopeless is not None:
+            row["excess"] = self.hopeless.excess
         self.metrics.append(row, durable=True)
         return self._outcome(status, loss, loss_stderr)
 
     def _outcome(
         self,
-        status: Literal["finished", "diverged", "interrupted"],
+        status: Literal["finished", "diverged", "hopeless", "interrupted"],
         loss: float = math.nan,
         loss_stderr: float = math.nan,
     ) -> Outcome:
