@@ -167,7 +167,7 @@ def _bowl(
     slopes = [settings.slope_params, settings.slope_tokens]
     prior = Prior(
         np.array([np.log(settings.curvature), 0.0, *slopes]),
-        np.array([1.0, reach, *[settings.slope_spread] * 2]),
+        np.array([settings.curvature_spread, reach, *[settings.slope_spread] * 2]),
     )
     return Bowl(logs - middle, middle, basis, np.array(centre), prior)
 

@@ -52,7 +52,8 @@ class DimensionPrior:
     """Weak normal priors of a bowl about what was tried."""
 
     curvature: float
-    """c, known to a factor of e."""
+    curvature_spread: float = 1.5
+    """Of ln c: known to a factor of 4.5, since many a recipe hardly matters."""
     slope_params: float = 0.0
     slope_tokens: float = 0.0
     """By which the best value goes with ln N and ln D."""

@@ -9,9 +9,12 @@ import numpy as np
 import pytest
 from support.simulated import corpus, ended, observe, open_campaign, study
 
+from analysis.laws.bowls import BowlResponse
+from analysis.laws.choices import ChoiceResponse
+from analysis.laws.response import Response
 from quokka_ray.campaign import playing
 from quokka_ray.campaign.campaign import Campaign
-from quokka_ray.campaign.dimensions import Dimensions
+from quokka_ray.campaign.dimensions import Dimensions, Place
 from quokka_ray.campaign.menu import MIN_STEPS, Menu
 from quokka_ray.campaign.menu import price as price_rung
 from quokka_ray.campaign.playing import Player
@@ -243,6 +246,27 @@ def test_a_resumed_search_goes_on_as_if_it_had_not_ended(tmp_path: Path) -> None
                 resume = True
 
     assert planned(None, tmp_path / "straight") == planned(5, tmp_path / "resumed")
+
+
+def test_what_was_seen_is_told_as_it_would_be_at_the_next_runs_place(campaign: Campaign) -> None:
+    config = next(iter(campaign.ledger.trajectories.values())).config
+    there = Place(4 * config.params, 9 * config.tokens)
+    reference = float(config.params), float(config.tokens)
+    batch = BowlResponse(0.02, math.log(512), (0.0, 0.5), reference, (256, 4096))
+    names = ("elbo", "maskgit")
+    objective = ChoiceResponse(names, np.array([[0, 0, 0], [-0.01, 0.01, 0.02]]), reference)
+    response = Response(bowls={"batch_tokens": batch}, choices={"objective": objective})
+    dimensions = Dimensions(campaign.study)
+    own = dimensions.told(config, 1.5)
+    moved = dimensions.told(config, 1.5, response, there)
+    assert moved == {**own, "batch_sequences": pytest.approx(3 * own["batch_sequences"])}
+    assert dimensions.told(config, 1.5, response, Place.of(config)) == own
+    costs = {"elbo": 0.0, "maskgit": 0.01 * math.log(4) + 0.02 * math.log(9)}
+    for name, cost in costs.items():
+        diffusion = config.diffusion.model_copy(update={"objective": name})
+        trial = config.model_copy(update={"diffusion": diffusion})
+        assert dimensions.moved_score(trial, response, there) == pytest.approx(cost)
+        assert dimensions.moved_score(trial, None, there) == 0
 
 
 def test_optunas_space_has_the_recipe_in_its_own_values(campaign: Campaign) -> None:
