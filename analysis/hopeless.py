@@ -4,7 +4,7 @@ A run's training loss on its way is compared with what the law says of that many
 lies above is regressed, over finished runs of the same kind, on how far they ended above the law
 and on what they were:
 
-    ln t(f) - ln law(N, f D) = a + b excess + slopes . (ln N, ln D, ln lr, schedule) + scatter
+    ln t(f) - ln law(N, f D) = a + b excess + slopes . (ln N, ln D, ln lr, ...) + scatter
 
 The ceiling is the upper limit of that for a run whose excess at its end is the margin: one that
 lies above ends, but for luck, worse than that. Runs of high rates lie high until their rates come

@@ -102,7 +102,13 @@ def _sizes(configs: Sequence[TrajectoryConfig]) -> list[int]:
 
 
 def _traits(configs: Sequence[TrajectoryConfig], judged: TrajectoryConfig) -> FloatArray:
-    """Return ln N, ln D, ln lr and whether the schedule is another than `judged` has, [R, 4]."""
-    sizes = [[config.params, config.tokens, config.lr] for config in configs]
+    """Return what runs pass their shares higher or lower for, [R, 6].
+
+    ln N, ln D, ln lr and ln of the batch, tenths of the run that are warmup, and whether the
+    schedule is another than `judged` has.
+    """
+    sizes = [[one.params, one.tokens, one.lr, one.batch_tokens] for one in configs]
+    warmup = [10.0 * one.training.warmup_fraction for one in configs]
     other = [config.lr_schedule != judged.lr_schedule for config in configs]
-    return np.column_stack([np.log(np.array(sizes, dtype=np.float64).reshape(-1, 3)), other])
+    logs = np.log(np.array(sizes, dtype=np.float64).reshape(-1, 4))
+    return np.column_stack([logs, warmup, other])

@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from quokka_ray.campaign.campaign import Campaign
 from quokka_ray.campaign.dimensions import Dimensions
 from quokka_ray.campaign.factors import scored_of
 from quokka_ray.campaign.ledger import Ledger
+from quokka_ray.campaign.promises import promise_of
 from quokka_ray.cli.main import main
 from quokka_ray.study.folder import open_folder
 from quokka_ray.study.trajectory import TrajectoryConfig
@@ -177,3 +179,28 @@ def test_searches_of_repeated_data_have_their_own_early_end(tmp_path):
     config = repeated.study(search={"hopeless": RULE}).model_copy(update={"storage": tmp_path})
     with open_folder(config, resume=False, overwrite=False) as folder:
         assert repeated.open_campaign(config, folder).ask().promise is None
+
+
+def test_what_a_larger_batch_passes_its_shares_with_is_not_held_against_it(searched):
+    campaign, _ = searched
+    rule = campaign.study.search.hopeless
+    finished = [s for s in campaign.ledger.trajectories.values() if s.hopeless_excess is None]
+
+    def with_batch(config: TrajectoryConfig, sequences: int) -> TrajectoryConfig:
+        training = config.training.model_copy(update={"batch_sequences": sequences})
+        return config.model_copy(update={"training": training})
+
+    states = []
+    for number, state in enumerate(finished):
+        large, end = number % 2 == 1, dict(state.ended)
+        end["passed"] = [loss * (1.15 if large else 1.0) for loss in end["passed"]]
+        states.append(
+            replace(state, config=with_batch(state.config, 32 if large else 8), ended=end)
+        )
+    here = finished[-1].config
+    ceilings = {
+        batch: promise_of(rule, with_batch(here, batch), states, campaign.guide, 0.0).ceilings
+        for batch in (8, 32)
+    }
+    for small, large in zip(ceilings[8], ceilings[32], strict=True):
+        assert large > 1.05 * small
