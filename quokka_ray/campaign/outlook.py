@@ -71,6 +71,7 @@ class Row:
         loss: The same of ln loss.
         met: Searches that meet the tolerances by then.
         no_claim: Searches whose law failed.
+        limited: Searches that `budget.trials` has ended.
         device_seconds: Time of all trials on one device; None where no trial was timed.
     """
 
@@ -81,6 +82,7 @@ class Row:
     loss: Spread | None
     met: int
     no_claim: int
+    limited: int
     device_seconds: float | None
 
 
@@ -93,6 +95,7 @@ class Outlook:
         searches: How many were played.
         asked: How many were wanted.
         drawn_from: What their losses were drawn from, in words.
+        timed_by: What device times are told by, in words; None: they are not told.
         begins_with: Trajectories of the study that are there already.
         budget_flops: The budget.
         arrived: Exact FLOPs at which searches met the tolerances, ascending.
@@ -106,6 +109,7 @@ class Outlook:
     searches: int
     asked: int
     drawn_from: str
+    timed_by: str | None
     begins_with: int
     budget_flops: float
     arrived: tuple[float, ...]
@@ -134,6 +138,11 @@ class Outlook:
             return f"The budget should do: {self._arrived_by(needed)}. {self._known(end)}"
         if 2 * end.met >= self.searches:
             return f"The budget may do: {self._arrived_by(self.budget_flops)}. {self._known(end)}"
+        if 2 * end.limited > self.searches:
+            return (
+                f"budget.trials is too low: it ended {_of(end.limited, self.searches)} simulated "
+                f"searches, and {_of(end.met, self.searches)} had arrived. {self._known(end)}"
+            )
         words = f"The budget is too small: {_of(end.met, self.searches)} simulated searches had "
         words += f"arrived with it, {_of(self.rows[-1].met, self.searches)} with twice as much"
         if needed is not None:
@@ -254,6 +263,7 @@ def _summary(
                 loss=Spread.of([state.loss for state in states]),
                 met=sum(state.met for state in states),
                 no_claim=sum(state.kind == "no claim" for state in states),
+                limited=sum(state.kind == "trials" for state in states),
                 device_seconds=None if seconds is None else seconds.value,
             )
         )
@@ -264,6 +274,7 @@ def _summary(
         searches=len(played),
         asked=asked,
         drawn_from=player.drawn_from,
+        timed_by=player.timed_by,
         begins_with=player.begins_with,
         budget_flops=budget,
         arrived=tuple(sorted(one.arrived for one in played if one.arrived is not None)),

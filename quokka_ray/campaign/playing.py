@@ -15,7 +15,7 @@ from quokka_ray.campaign.ending import Kind, meets
 from quokka_ray.campaign.ledger import Ledger
 from quokka_ray.campaign.menu import Menu
 from quokka_ray.campaign.simulated import play
-from quokka_ray.campaign.speed import fit_speed, measured
+from quokka_ray.campaign.speed import Speed, fit_speed, measured
 from quokka_ray.campaign.truths import (
     FIT_IN_WORDS,
     PRIOR_IN_WORDS,
@@ -24,14 +24,18 @@ from quokka_ray.campaign.truths import (
     prior_truths,
 )
 from quokka_ray.corpus import TokenCorpus
+from quokka_ray.errors import ConfigurationError
 from quokka_ray.study.config import StudyConfig
-from quokka_ray.study.folder import seen_folder
+from quokka_ray.study.folder import saved_study, seen_folder
 from quokka_ray.study.trajectory import TrajectoryConfig
 from quokka_ray.training.lr_schedules import is_cooled
 
 SHARES = (0.25, 0.5, 0.75, 1.0, 1.5, 2.0)
 """Of the budget, at which a search is looked at. Beyond the budget it is gone on with, as
 `resume` does with a larger one."""
+
+_LATEST = 8
+"""Studies in the same storage that are looked at for the speed of trials."""
 
 AT_ONCE = 2
 """Trials in flight where `resources.slots` does not say."""
@@ -68,6 +72,27 @@ class Played:
     arrived: float | None
 
 
+def _speed_of_another(study: StudyConfig) -> tuple[Speed | None, str | None]:
+    """Return the speed of the latest study in the same storage that trained the same way.
+
+    A FLOP takes as long there as here: models, recipe and noise are the same.
+    """
+    ledgers = list(study.storage.expanduser().glob("*/ledger.jsonl"))
+    for path in sorted(ledgers, key=lambda path: path.stat().st_mtime, reverse=True)[:_LATEST]:
+        try:
+            other = saved_study(path.parent)
+            states = list(Ledger(path, read_only=True).trajectories.values())
+        except ConfigurationError:
+            continue  # what cannot be read any more says nothing
+        alike = all(
+            getattr(other, name) == getattr(study, name)
+            for name in ("model", "training", "diffusion", "evaluation")
+        )
+        if alike and (speed := fit_speed(states)) is not None:
+            return speed, f"trials of {path.parent}"
+    return None, None
+
+
 class Player:
     """Plays one study.
 
@@ -82,6 +107,7 @@ class Player:
             first is what was spent.
         begins_with: Trajectories that are there already.
         drawn_from: What `truths` drew from, in words.
+        timed_by: What times are told by, in words; None: nothing was timed.
     """
 
     def __init__(
@@ -93,6 +119,9 @@ class Player:
         self._before = list(self._ledger().trajectories.values())
         self.begins_with = len(self._before)
         self._speed = fit_speed(self._before)
+        self.timed_by: str | None = "its own trials"
+        if self._speed is None:
+            self._speed, self.timed_by = _speed_of_another(study)
         self._evaluators = {
             s.config.diffusion.kernel: str(s.observations[0]["evaluator"])
             for s in self._before

@@ -11,7 +11,7 @@ WIDTH = 99
 
 def say_outlook(outlook: Outlook) -> None:
     """Print the expected state at shares of the budget, and whether the budget should do."""
-    timed = any(row.device_seconds is not None for row in outlook.rows)
+    timed = outlook.timed_by is not None
     count = outlook.searches
     searches = "search" if count == 1 else "searches"
     fewer = f" ({outlook.asked} were wanted)" if outlook.searches < outlook.asked else ""
@@ -29,6 +29,9 @@ def say_outlook(outlook: Outlook) -> None:
         say(_line([*_cells(row, outlook.searches), *time]))
     say("(medians of half widths of 90 % intervals at the target; what exceeds the budget is the "
         "same\nsearch, resumed with more)")  # fmt: skip
+    if timed:
+        say(f"(device time by {outlook.timed_by}; divided by the trials that run at once it is "
+            "the elapsed time)")  # fmt: skip
     of_params, of_loss = outlook.held
     notes = [
         f"When the budget was spent {of_params} of {outlook.searches} intervals of N_opt held the "

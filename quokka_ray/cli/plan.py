@@ -59,8 +59,9 @@ def _outlook(
         return None, "it was not asked for"
     if not isinstance(prepared.menu, Menu):
         return None, (
-            "how losses turn along epochs is known of too few corpora to draw simulated ones; "
-            "the start is priced by a guess of when its curves turn"
+            "the law of repeated data is searched for anew whenever a curve ends, so a handful of "
+            "simulated searches would take minutes; the start is priced by a guess of when its "
+            "curves turn"
         )
     found = outlook(
         study,

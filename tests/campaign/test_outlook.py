@@ -46,9 +46,14 @@ def look(config: StudyConfig, searches: int | None, **arguments: bool) -> Outloo
     return outlook(config, facts, menu, searches, **arguments)
 
 
+def player_of(config: StudyConfig, **arguments: bool) -> Player:
+    facts = corpus()
+    return Player(config, facts, Menu(config, facts.vocab_size, facts.train_tokens), **arguments)
+
+
 @pytest.fixture(scope="module")
 def fresh(tmp_path_factory: pytest.TempPathFactory) -> Outlook:
-    return look(small(tmp_path_factory.mktemp("fresh")), 3)
+    return look(small(tmp_path_factory.mktemp("fresh")), 2)
 
 
 @pytest.fixture
@@ -85,7 +90,9 @@ def test_the_answer_is_expected_to_tighten_as_the_budget_is_spent(fresh: Outlook
         assert all(later < 1.15 * earlier for earlier, later in pairwise(widths))
 
 
-def test_more_money_never_means_fewer_trials(fresh: Outlook, tmp_path: Path) -> None:
+def test_more_money_never_means_fewer_trials(
+    fresh: Outlook, tmp_path: Path, briefly: None
+) -> None:
     for end in ("value", "low", "high"):
         trials = [getattr(row.trials, end) for row in fresh.rows]
         assert trials == sorted(trials)
@@ -96,29 +103,29 @@ def test_more_money_never_means_fewer_trials(fresh: Outlook, tmp_path: Path) -> 
 def test_a_budget_that_is_too_small_is_called_so(fresh: Outlook) -> None:
     assert fresh.end.met == 0
     assert fresh.expected_flops is None
-    assert "The budget is too small: none of 3 simulated searches" in fresh.verdict
+    assert "The budget is too small: none of 2 simulated searches" in fresh.verdict
     assert "(wanted: ±11 %)" in fresh.verdict
 
 
 def test_a_budget_that_does_is_called_so_with_what_most_searches_needed(tmp_path: Path) -> None:
     target = {"flops": TARGET, "tolerance_params": 1.5, "tolerance_loss": 0.3}
-    found = look(small(tmp_path, target=target), 3)
+    found = look(small(tmp_path, target=target), 2)
     assert found.expected_flops is not None
     assert found.expected_flops < BUDGET
     assert "The budget should do: with" in found.verdict
-    assert "3 of 3 simulated searches had arrived" in found.verdict
+    assert "2 of 2 simulated searches had arrived" in found.verdict
     # What has arrived has stopped.
     assert found.rows[-1].trials == found.end.trials
 
 
 def test_the_outlook_is_complete_as_json(fresh: Outlook) -> None:
     said = json.loads(json.dumps(fresh.as_dict()))
-    assert said["searches"] == said["asked"] == 3
+    assert said["searches"] == said["asked"] == 2
     assert said["begins_with"] == 0
     assert "prior" in said["drawn_from"]
     assert said["verdict"] == fresh.verdict
     assert said["expected_flops"] is None
-    assert all(0 <= held <= 3 for held in said["held"])
+    assert all(0 <= held <= 2 for held in said["held"])
     for row in said["rows"]:
         assert row["trials"]["low"] <= row["trials"]["value"] <= row["trials"]["high"]
         assert row["flops"] == pytest.approx(row["share"] * BUDGET)
@@ -141,7 +148,7 @@ def test_a_study_under_way_is_played_on_from_its_own_runs(
     config = small(folder.root.parent)
     begun(folder, config, 6)
     before = folder.ledger.read_bytes()
-    found = look(config, 2)
+    found = look(config, 1)
     assert found.begins_with == 6
     now = found.rows[0]
     assert now.trials.low == now.trials.high == 6
@@ -156,7 +163,7 @@ def test_a_study_under_way_is_played_on_from_its_own_runs(
     assert all(row.flops > now.flops for row in found.rows[1:])
     assert "fitted to the runs so far" in found.drawn_from
     assert folder.ledger.read_bytes() == before, "the ledger is the driver's alone"
-    assert look(config, 1, anew=True).begins_with == 0
+    assert player_of(config, anew=True).begins_with == 0
 
 
 def test_what_a_killed_driver_left_unfinished_is_finished_first(
@@ -169,15 +176,16 @@ def test_what_a_killed_driver_left_unfinished_is_finished_first(
     assert isinstance(half, TrajectoryConfig)
     campaign.ledger.close()
     write_rows(folder, half, [progress(half, 0.5)])
-    facts = corpus()
-    player = Player(config, facts, Menu(config, facts.vocab_size, facts.train_tokens))
+    player = player_of(config)
     assert player.begins_with == 5
     played = player.play(player.truths(1)[0])
     assert played.states[0].trials == 5
     assert played.states[-1].trials > 5
 
 
-def test_times_are_told_where_trials_were_timed(folder: StudyFolder, briefly: None) -> None:
+def test_times_are_those_of_trials_there_or_of_a_study_that_trained_alike(
+    folder: StudyFolder, briefly: None
+) -> None:
     config = small(folder.root.parent)
     campaign = open_campaign(config, folder)
     for _ in range(6):
@@ -188,10 +196,35 @@ def test_times_are_told_where_trials_were_timed(folder: StudyFolder, briefly: No
         finish(campaign, answer)
     campaign.close()
     found = look(config, 1)
-    for row in found.rows:
+    assert found.timed_by == "its own trials"
+    another = look(config.model_copy(update={"name": "another"}), 1)
+    assert another.begins_with == 0
+    assert another.timed_by == f"trials of {folder.root}"
+    for row in (*found.rows, *another.rows):
         assert row.device_seconds is not None
         # A mark is looked at before the trial that passes it.
-        assert 0.5e-9 * row.flops < row.device_seconds < 1.01e-9 * row.flops
+        assert 0.3e-9 * row.flops < row.device_seconds < 1.01e-9 * row.flops
+    training = config.training.model_copy(update={"optimizer": "adamw", "warmup_fraction": 0.2})
+    other = config.model_copy(update={"name": "other", "training": training})
+    assert player_of(other).timed_by is None
+
+
+def test_a_limit_on_trials_is_named_where_it_is_what_ends_a_search(
+    tmp_path: Path, briefly: None
+) -> None:
+    found = look(small(tmp_path, budget={"flops": BUDGET, "trials": 4}), 1)
+    assert found.end.trials.high == 4
+    assert "budget.trials is too low: it ended 1 of 1" in found.verdict
+
+
+def test_a_law_that_is_fitted_as_published_ones_has_an_outlook(
+    folder: StudyFolder, briefly: None
+) -> None:
+    config = small(folder.root.parent, law={"huber_delta": 1e-3})
+    begun(folder, config, 6)
+    found = look(config, 1)
+    assert found.begins_with == 6
+    assert found.end.params is not None
 
 
 def test_a_slow_machine_plays_fewer_searches_and_says_so(
@@ -211,8 +244,7 @@ def test_half_widths_are_said_as_people_say_them() -> None:
 def test_truths_of_a_study_under_way_pass_through_its_runs(folder: StudyFolder) -> None:
     config = small(folder.root.parent)
     done = begun(folder, config, 7)
-    facts = corpus()
-    player = Player(config, facts, Menu(config, facts.vocab_size, facts.train_tokens))
+    player = player_of(config)
     truths = player.truths(16)
     seen = np.log([observe(run)["loss"] for run in done])
     off = np.array([np.log([t.losses(run)[-1] for run in done]) - seen for t in truths])
@@ -227,8 +259,7 @@ def test_truths_of_a_study_under_way_pass_through_its_runs(folder: StudyFolder) 
 def test_truths_of_a_study_with_few_runs_have_their_level(folder: StudyFolder) -> None:
     config = small(folder.root.parent)
     done = begun(folder, config, 2)
-    facts = corpus()
-    player = Player(config, facts, Menu(config, facts.vocab_size, facts.train_tokens))
+    player = player_of(config)
     for truth in player.truths(3):
         off = [math.log(truth.losses(run)[0] / true_loss(run.params, run.tokens)) for run in done]
         assert abs(sum(off)) < 0.1

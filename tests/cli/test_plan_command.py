@@ -75,7 +75,7 @@ def test_a_study_of_repeated_data_says_why_it_has_no_outlook(
         target={"unique_tokens": 16384},
     )
     assert main(["plan", str(study)]) == 0
-    assert "no outlook: how losses turn along epochs" in capsys.readouterr().out
+    assert "no outlook: the law of repeated data is searched for anew" in capsys.readouterr().out
 
 
 def test_a_number_of_searches_under_one_is_refused(
