@@ -16,11 +16,15 @@ seed and the step alone, not on what was drawn before, on the device, or on how 
 """
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
 from quokka_ray.diffusion.schedules import NoiseSchedule
 from quokka_ray.diffusion.times import antithetic
+
+_KEPT = 1 << 21
+"""Tokens of all draws whose masks are kept: 8 MiB of positions."""
 
 TRAINING, VALIDATION, DROPOUT = 1, 2, 3
 """Purposes of a stream: two purposes never share random numbers under one seed."""
@@ -124,8 +128,11 @@ def at_least_one(generator: np.random.Generator, masks: Masks, seq_len: int) -> 
     return Masks(np.maximum(masks.counts, 1), flat)
 
 
-def validation_masks(seed: int, sequences: int, draws: int, seq_len: int) -> list[Masks]:
+def validation_masks(seed: int, sequences: int, draws: int, seq_len: int) -> tuple[Masks, ...]:
     """Return `draws` masks of every validation sequence, the same for every model.
+
+    Small ones are kept: drawing them takes as long as a tiny model needs to read them, and the
+    next trial of the process wants the same. Nobody writes to them.
 
     The counts k are stratified twice: a sequence's draws fall in different parts of 1..L, and all
     sequences' draws together cover it evenly. Positions depend on the seed, the sequence and the
@@ -134,6 +141,12 @@ def validation_masks(seed: int, sequences: int, draws: int, seq_len: int) -> lis
     Returns:
         For each draw, the masks of all sequences in order.
     """
+    few = sequences * draws * seq_len <= _KEPT
+    drawn = _drawn_before if few else _drawn
+    return drawn(seed, sequences, draws, seq_len)
+
+
+def _drawn(seed: int, sequences: int, draws: int, seq_len: int) -> tuple[Masks, ...]:
     total = sequences * draws
     masks = []
     for draw in range(draws):
@@ -146,5 +159,10 @@ def validation_masks(seed: int, sequences: int, draws: int, seq_len: int) -> lis
             for sequence in range(sequences)
         ]
         flat = np.concatenate([row.flat + i * seq_len for i, row in enumerate(rows)])
+        for array in (counts, flat):
+            array.flags.writeable = False
         masks.append(Masks(counts, flat))
-    return masks
+    return tuple(masks)
+
+
+_drawn_before = lru_cache(maxsize=2)(_drawn)

@@ -10,7 +10,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 from torch import Tensor
@@ -132,6 +132,14 @@ def hidden_states(model: Denoiser, noisy: Tensor, time: Tensor | None) -> Tensor
     return states.flatten(0, 1)
 
 
+@runtime_checkable
+class MaskedReader(Protocol):
+    """A denoiser that computes `masked_cross_entropy` by itself, without gradients."""
+
+    def masked_losses(self, tokens: Tensor, flat: Tensor) -> Tensor:
+        """Return -log p(token | unmasked tokens) of each masked position, [M]."""
+
+
 def masked_states(model: Denoiser, tokens: Tensor, flat: Tensor) -> tuple[Tensor, Tensor]:
     """Return the hidden states [M, d] of the masked positions, and their clean tokens [M].
 
@@ -157,6 +165,8 @@ def masked_cross_entropy(model: Denoiser, tokens: Tensor, flat: Tensor) -> Tenso
     Returns:
         float32 [M], in the order of `flat`.
     """
+    if isinstance(model, MaskedReader):
+        return model.masked_losses(tokens, flat)
     rows, targets = masked_states(model, tokens, flat)
     return functional.cross_entropy(model.logits(rows), targets, reduction="none")
 

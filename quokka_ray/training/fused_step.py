@@ -12,6 +12,7 @@ shorter than the batch, and the last norm only where there is a loss.
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from quokka_ray.diffusion.masked import MaskedObjective
 from quokka_ray.diffusion.objective import Batch, Objective
@@ -143,6 +144,20 @@ class FusedStep:
         ]
         return torch.cat(parts)
 
+    @torch.no_grad()
+    def masked_losses(self, tokens: Tensor, flat: Tensor) -> Tensor:
+        """Return -log p(token | unmasked tokens) of each masked position, [M].
+
+        Args:
+            tokens: int64 [B, T], the clean text.
+            flat: int64 [M], masked positions of the flattened batch, row by row.
+        """
+        clean = tokens.reshape(-1)
+        noisy = clean.index_fill(0, flat, self._model.mask_id).view_as(tokens)
+        rows = self.states(noisy).flatten(0, 1).index_select(0, flat)
+        targets = clean.index_select(0, flat)
+        return functional.cross_entropy(self._model.logits(rows), targets, reduction="none")
+
     def _pass_of(self, rows: int, seq_len: int) -> "_Pass":
         shape = (rows, seq_len)
         if shape not in self._passes:
@@ -220,6 +235,10 @@ class FusedDenoiser:
     def logits(self, rows: Tensor) -> Tensor:
         """Return logits [M, K] of hidden states [M, d]."""
         return self._model.logits(rows)
+
+    def masked_losses(self, tokens: Tensor, flat: Tensor) -> Tensor:
+        """Return -log p(token | unmasked tokens) of each masked position, [M], row by row."""
+        return self._step.masked_losses(tokens, flat)
 
 
 class _Embedding:

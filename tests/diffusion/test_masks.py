@@ -60,6 +60,13 @@ def test_masks_depend_on_seed_and_step_and_nothing_else():
         assert not np.array_equal(first.flat, other.flat)
 
 
+def test_validation_masks_are_kept_for_the_next_model_and_cannot_be_written_to():
+    first = validation_masks(0, sequences=32, draws=4, seq_len=64)
+    assert validation_masks(0, sequences=32, draws=4, seq_len=64) is first
+    with pytest.raises(ValueError, match="read-only"):
+        first[0].flat += 1
+
+
 def test_validation_masks_are_stratified_within_a_sequence_and_over_all():
     masks = validation_masks(0, sequences=32, draws=4, seq_len=64)
     counts = np.stack([m.counts for m in masks], axis=1)

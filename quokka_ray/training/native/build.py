@@ -40,6 +40,7 @@ _ADDRESS, _COUNT, _REAL = ctypes.c_void_p, ctypes.c_int64, ctypes.c_double
 _SIGNATURES = {
     "memory_of": (_COUNT, [_ADDRESS, _COUNT]),
     "step": (_REAL, [*[_ADDRESS] * 4, _COUNT, _COUNT, _ADDRESS, _ADDRESS, _COUNT, _REAL]),
+    "losses": (None, [*[_ADDRESS] * 4, _COUNT, _COUNT, _ADDRESS, _COUNT, _ADDRESS]),
     "states": (None, [*[_ADDRESS] * 3, _COUNT, _COUNT, _ADDRESS]),
     "memory_of_muon": (_COUNT, [_COUNT, _COUNT]),
     "muon": (None, [_ADDRESS, _COUNT, _REAL, _REAL, _REAL, _COUNT, _ADDRESS]),

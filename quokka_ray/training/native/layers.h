@@ -211,27 +211,37 @@ static void gate_back(const real *gate_up, const real *opened, const real *gated
     }
 }
 
+/* Softmax of W columns of logits [K, m] in their place, but for its denominators: write these,
+ * and for each column below `count` the cross-entropy of its target. */
+INLINE vec soften(real *logits, const int64_t *targets, int64_t count, int64_t m, int64_t tokens,
+                  double *losses) {
+    vec highest = load(logits), total = all(0), chosen = all(0);
+    for (int64_t k = 1; k < tokens; k++) highest = greater(load(logits + k * m), highest);
+    int here = count < W ? (int)count : W;
+    for (int i = 0; i < here; i++) chosen[i] = logits[targets[i] * m + i];
+    for (int64_t k = 0; k < tokens; k++) {
+        vec e = exponential(load(logits + k * m) - highest);
+        total += e;
+        store(logits + k * m, e);
+    }
+    for (int i = 0; i < here; i++) losses[i] = log((double)total[i]) + highest[i] - chosen[i];
+    return total;
+}
+
 /* Turn logits [K, m] of m (padded) positions into the gradient of sum(weight * cross-entropy)
  * by them, and return that sum. Positions beyond `count` have weight 0. */
 static double cross_entropy(real *logits, const int64_t *targets, const real *weights,
                             int64_t count, int64_t m, int64_t tokens) {
-    double loss = 0;
+    double loss = 0, losses[W];
     for (int64_t c = 0; c < m; c += W) {
-        vec highest = load(logits + c), total = all(0), chosen = all(0), weight = load(weights + c);
-        for (int64_t k = 1; k < tokens; k++) highest = greater(load(logits + k * m + c), highest);
-        int here = count - c < W ? (int)(count - c) : W;
-        for (int i = 0; i < here; i++) chosen[i] = logits[targets[c + i] * m + c + i];
-        for (int64_t k = 0; k < tokens; k++) {
-            vec e = exponential(load(logits + k * m + c) - highest);
-            total += e;
-            store(logits + k * m + c, e);
-        }
-        for (int i = 0; i < here; i++)
-            loss += (double)weight[i] * (log((double)total[i]) + highest[i] - chosen[i]);
-        vec share = weight / total;
+        vec weight = load(weights + c);
+        vec share = weight / soften(logits + c, targets + c, count - c, m, tokens, losses);
         for (int64_t k = 0; k < tokens; k++)
             store(logits + k * m + c, load(logits + k * m + c) * share);
-        for (int i = 0; i < here; i++) logits[targets[c + i] * m + c + i] -= weight[i];
+        for (int i = 0; i < W && c + i < count; i++) {
+            loss += (double)weight[i] * losses[i];
+            logits[targets[c + i] * m + c + i] -= weight[i];
+        }
     }
     return loss;
 }

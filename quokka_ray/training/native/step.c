@@ -105,16 +105,22 @@ static void backward(const Model *model, Memory *m, const int64_t *noisy, int64_
         }
 }
 
-/* The loss at `count` places of one sequence; dx becomes its gradient. */
-static double loss_of(const Model *model, Memory *m, int64_t count, int64_t t) {
-    int64_t d = model->width, wide = padded(d), n = padded(count), tokens = model->tokens;
+/* Write the logits [K, n] of `count` places, n being count padded. */
+static void logits_of(const Model *model, Memory *m, int64_t count, int64_t t) {
+    int64_t d = model->width, n = padded(count);
     for (int64_t f = 0; f < d; f++) {
         for (int64_t i = 0; i < count; i++) m->chosen[f * n + i] = m->x[f * t + m->places[i]];
         for (int64_t i = count; i < n; i++) m->chosen[f * n + i] = 0;
     }
-    for (int64_t i = count; i < n; i++) m->weights[i] = 0;
     norm(m->chosen, m->chosen_normed, m->chosen_rate, d, n, model->eps);
-    times(m->head, d, m->chosen_normed, n, m->logits, n, tokens, n, d, 0);
+    times(m->head, d, m->chosen_normed, n, m->logits, n, model->tokens, n, d, 0);
+}
+
+/* The loss at `count` places of one sequence; dx becomes its gradient. */
+static double loss_of(const Model *model, Memory *m, int64_t count, int64_t t) {
+    int64_t d = model->width, wide = padded(d), n = padded(count), tokens = model->tokens;
+    logits_of(model, m, count, t);
+    for (int64_t i = count; i < n; i++) m->weights[i] = 0;
     double loss = cross_entropy(m->logits, m->targets, m->weights, count, n, tokens);
     transpose(m->chosen_normed, n, m->across, wide, d, n);
     times(m->logits, n, m->across, wide, m->d_head, wide, tokens, wide, n, 1);
@@ -127,6 +133,20 @@ static double loss_of(const Model *model, Memory *m, int64_t count, int64_t t) {
     return loss;
 }
 
+/* Write the noisy tokens of a row, its masked places and their targets; return how many there
+ * are. flat: the places of this row and later ones, in the flattened batch. */
+static int64_t mask(const Model *model, Memory *m, const int64_t *clean, int64_t *noisy,
+                    int64_t row, int64_t t, const int64_t *flat, int64_t left) {
+    int64_t count = 0;
+    memcpy(noisy, clean + row * t, t * sizeof(int64_t));
+    for (; count < left && flat[count] < (row + 1) * t; count++) {
+        m->places[count] = flat[count] - row * t;
+        m->targets[count] = noisy[m->places[count]];
+    }
+    for (int64_t i = 0; i < count; i++) noisy[m->places[i]] = model->tokens;
+    return count;
+}
+
 /* Add the gradients of sum(weight * cross-entropy) / normaliser to `gradients`; return the sum.
  *
  * clean: [rows, t], t a multiple of PAD. flat, weights: `count` masked places of the flattened
@@ -134,27 +154,39 @@ static double loss_of(const Model *model, Memory *m, int64_t count, int64_t t) {
 double step(const Model *model, real *memory, const int64_t *clean, int64_t *noisy, int64_t rows,
             int64_t t, const int64_t *flat, const real *weights, int64_t count, double normaliser) {
     Memory m;
+    double loss = 0;
     lay(model, &m, memory, t);
     fold(model, &m, t);
     memset(m.sums, 0, m.of_sums * sizeof(real));
-    double loss = 0;
-    for (int64_t row = 0, next = 0; row < rows; row++) {
-        int64_t here = 0;
-        memcpy(noisy, clean + row * t, t * sizeof(int64_t));
-        for (; next < count && flat[next] < (row + 1) * t; next++, here++) {
-            int64_t place = flat[next] - row * t;
-            m.places[here] = place;
-            m.targets[here] = noisy[place];
-            m.weights[here] = weights[next] / normaliser;
-        }
+    for (int64_t row = 0, done = 0, here; row < rows; row++, done += here) {
+        here = mask(model, &m, clean, noisy, row, t, flat + done, count - done);
         if (!here) continue;
-        for (int64_t i = 0; i < here; i++) noisy[m.places[i]] = model->tokens;
+        for (int64_t i = 0; i < here; i++) m.weights[i] = weights[done + i] / normaliser;
         forward(model, &m, noisy, t);
         loss += loss_of(model, &m, here, t);
         backward(model, &m, noisy, t);
     }
     unfold(model, &m);
     return loss;
+}
+
+/* Write the cross-entropy of each masked place, [count]; the rest as in `step`. */
+void losses(const Model *model, real *memory, const int64_t *clean, int64_t *noisy, int64_t rows,
+            int64_t t, const int64_t *flat, int64_t count, real *out) {
+    Memory m;
+    double some[W];
+    lay(model, &m, memory, t);
+    fold(model, &m, t);
+    for (int64_t row = 0, done = 0, here; row < rows; row++, done += here) {
+        here = mask(model, &m, clean, noisy, row, t, flat + done, count - done);
+        if (!here) continue;
+        forward(model, &m, noisy, t);
+        logits_of(model, &m, here, t);
+        for (int64_t c = 0; c < here; c += W) {
+            soften(m.logits + c, m.targets + c, here - c, padded(here), model->tokens, some);
+            for (int i = 0; i < W && c + i < here; i++) out[done + c + i] = some[i];
+        }
+    }
 }
 
 /* Write the hidden states [rows, t, d] of noisy tokens [rows, t], t a multiple of PAD. */

@@ -154,6 +154,30 @@ class NativeStep(FusedStep):
         )
         return out
 
+    @torch.no_grad()
+    def masked_losses(self, tokens: Tensor, flat: Tensor) -> Tensor:
+        """Return -log p(token | unmasked tokens) of each masked position, [M]."""
+        if self.gradient is None:
+            self._allocate()
+        rows, seq_len = tokens.shape
+        if self._functions is None or seq_len % _VECTOR:
+            return super().masked_losses(tokens, flat)
+        clean, flat = tokens.contiguous(), flat.contiguous()
+        noisy = clean.new_empty(seq_len)
+        losses = self._parameters[0].new_empty(len(flat))
+        self._functions.losses(
+            ctypes.byref(self._described),
+            self._memory_of(seq_len).data_ptr(),
+            clean.data_ptr(),
+            noisy.data_ptr(),
+            rows,
+            seq_len,
+            flat.data_ptr(),
+            len(flat),
+            losses.data_ptr(),
+        )
+        return losses
+
     def _memory_of(self, seq_len: int) -> Tensor:
         if seq_len not in self._memory:
             assert self._functions is not None
