@@ -114,27 +114,31 @@ class ChoiceResponse:
         there = self.offsets @ self._basis(params, tokens)
         return dict(zip(self.names, there.tolist(), strict=True))
 
-    def best(self, params: float, tokens: float) -> str:
-        """Return the name with the lowest loss at N and D."""
-        there = self.at(params, tokens)
-        return min(there, key=there.__getitem__)
-
     def standing(self, params: float, tokens: float) -> dict[str, dict[str, float | None]]:
-        """Return by how much each name's ln L lies above the best one's at N and D, best first.
+        """Return by how much each name's ln L lies above the recommended one's at N and D.
 
-        Each is a value with its 90 % interval, where there are resamples.
+        Recommended, and first here, is the name with the lowest loss; but the one that the law
+        is stated for as long as the 90 % interval of what it loses there holds 0. Each is a value
+        with its interval, where there are resamples.
         """
         there, basis = self.at(params, tokens), self._basis(params, tokens)
-        order = sorted(there, key=there.__getitem__)
-        drawn = self.samples @ basis if len(self.samples) else np.zeros((0, len(order)))
-        best, result = self.names.index(order[0]), {}
-        for name in order:
-            low = high = None
-            if len(drawn):
-                beyond = drawn[:, self.names.index(name)] - drawn[:, best]
-                low, high = np.percentile(beyond, [5, 95]).tolist()
-            result[name] = {"value": there[name] - there[order[0]], "low": low, "high": high}
-        return result
+        drawn = self.samples @ basis if len(self.samples) else np.zeros((0, len(there)))
+        chosen = min(there, key=there.__getitem__)
+        stated = self._beyond(there, drawn, self.names[0], chosen)
+        if chosen != self.names[0] and stated["low"] is not None and stated["low"] <= 0:
+            chosen = self.names[0]
+        order = sorted(there, key=lambda name: (name != chosen, there[name]))
+        return {name: self._beyond(there, drawn, name, chosen) for name in order}
+
+    def _beyond(
+        self, there: Mapping[str, float], drawn: FloatArray, name: str, other: str
+    ) -> dict[str, float | None]:
+        """Return by how much a name's ln L lies above another's, with its 90 % interval."""
+        low = high = None
+        if len(drawn):
+            apart = drawn[:, self.names.index(name)] - drawn[:, self.names.index(other)]
+            low, high = np.percentile(apart, [5, 95]).tolist()
+        return {"value": there[name] - there[other], "low": low, "high": high}
 
     def penalty(self, params: ArrayLike, tokens: ArrayLike, names: ArrayLike) -> FloatArray:
         """Return by how much ln L lies above the law's; a name never seen counts as the first.

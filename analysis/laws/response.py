@@ -196,8 +196,8 @@ class Response:
         """Return the best of each dimension at N and D, ready for JSON, by column.
 
         Bowls: `value`, `low` and `high` (90 %, None without resamples), and `tried`, the range of
-        the runs' values. Choices: `value`, the best name, and `offsets`, by which ln L lies above
-        it for each name.
+        the runs' values. Choices: `value`, the recommended name, and `offsets`, by which ln L
+        lies above it for each name (`ChoiceResponse.standing`).
         """
         found: dict[str, dict[str, Any]] = {}
         for column, bowl in self.bowls.items():

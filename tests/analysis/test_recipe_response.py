@@ -12,6 +12,8 @@ from analysis.errors import RunTableError
 from analysis.fitting.fit import fit_law
 from analysis.fitting.result import Fit
 from analysis.lawfile import load_law, save_law
+from analysis.laws.choices import ChoiceResponse
+from analysis.laws.response import Response
 from analysis.report import document_markdown
 
 NOISE = 0.004
@@ -142,6 +144,20 @@ def test_the_law_is_stated_for_what_is_best_at_the_largest_runs(fit: Fit) -> Non
         recipe={"objective": np.array(["maskgit"])},
     )  # fmt: skip
     assert prices[0] < -0.02
+
+
+@pytest.mark.parametrize(("spread", "said"), [(0.01, "maskgit"), (0.04, "elbo")])
+def test_another_choice_than_the_laws_is_recommended_beyond_doubt_only(spread, said) -> None:
+    offsets = np.array([[0.0, 0, 0], [-0.03, 0, 0]])
+    drawn = np.random.default_rng(0).normal(-0.03, spread, 400)
+    samples = np.zeros((400, 2, 3))
+    samples[:, 1, 0] = drawn
+    choice = ChoiceResponse(("elbo", "maskgit"), offsets, (N0, D0), samples)
+    found = Response(choices={"objective": choice}).recommended(N0, D0)["objective"]
+    assert found["value"] == next(iter(found["offsets"])) == said
+    other = found["offsets"]["elbo" if said == "maskgit" else "maskgit"]
+    assert other["value"] == pytest.approx(0.03 if said == "maskgit" else -0.03)
+    assert other["low"] < other["value"] < other["high"]
 
 
 def test_prices_and_residuals_add_up_to_the_excess(fit: Fit) -> None:
