@@ -140,6 +140,9 @@ def run_plan(options: argparse.Namespace) -> int:
     for line in recipe_lines(study, menu):
         say(line)
     say(f"runs     from {menu.smallest_cost:.3g} to {largest:.3g} FLOPs each")
+    if found is not None and found.begins_with:
+        say(f"so far   {found.begins_with} trajectories, {found.rows[0].share:.0%} of the budget "
+            "spent; the start is what they began with")  # fmt: skip
     about = "about " if study.search.repeats else ""
     say(f"\nthe start: {len(start)} runs, {about}{answer['start_flops'] / study.budget.flops:.0%} "
         "of the budget")  # fmt: skip
