@@ -25,6 +25,10 @@ SHARES = (0.2, 0.35, 0.5, 0.7)
 FEWEST = 8
 """Finished runs without which there are no ceilings."""
 
+_FARTHEST = 3.0
+"""Runs that ended further above the law than so many margins are not learnt from where others
+are enough: with the lowest rates losses on the way are another function of what comes of them."""
+
 _EXCESS = (1.0, 0.3)
 """Prior mean and spread of b: as far as a run ends above the law it was above it on its way."""
 
@@ -64,11 +68,13 @@ def ceilings(
             distribution; few runs make it more, as in Student's.
         unsure: standard deviation of the law's ln loss where the run is.
     """
-    rows = len(curves.excess)
-    if rows < FEWEST:
+    if len(curves.excess) < FEWEST:
         return None
-    centre = curves.traits.mean(axis=0)
-    design = np.column_stack([np.ones(rows), curves.excess, curves.traits - centre])
+    rows = max(FEWEST, int((curves.excess <= _FARTHEST * margin).sum()))
+    near = np.argsort(curves.excess)[:rows]
+    excess, seen, own = curves.excess[near], curves.passed[near], curves.traits[near]
+    centre = own.mean(axis=0)
+    design = np.column_stack([np.ones(rows), excess, own - centre])
     here = np.concatenate([[1.0, margin], traits - centre])
     mean = np.array([0.0, _EXCESS[0], *[_SLOPES[0]] * len(centre)])
     spread = np.array([np.inf, _EXCESS[1], *[_SLOPES[1]] * len(centre)])
@@ -76,8 +82,8 @@ def ceilings(
     precision = np.diag((_SCATTER / spread) ** 2)
     covariance = np.linalg.inv(design.T @ design + precision)
     prior = (precision @ mean)[:, None]
-    coefficients = covariance @ (design.T @ curves.passed + prior)
-    off = curves.passed - design @ coefficients
+    coefficients = covariance @ (design.T @ seen + prior)
+    off = seen - design @ coefficients
     # What the coefficients have taken out of the residuals is not known of the scatter.
     freedom = rows - np.trace(covariance @ design.T @ design) + _GUESSES
     variance = ((off**2).sum(axis=0) + _GUESSES * _SCATTER**2) / freedom

@@ -129,6 +129,12 @@ def _above(law: Fit, runs: pd.DataFrame) -> tuple[FloatArray, FloatArray]:
     )
 
 
+def _unsure(law: Fit, run: pd.DataFrame) -> float:
+    """Return the standard deviation of ln loss of a tuned run in the place of `run`."""
+    gradient = law.law.gradient(law.theta, Points.of(run["params"], run["tokens"]))[0]
+    return float(np.sqrt(gradient @ law.covariance @ gradient + law.sigma**2))
+
+
 def _traits(runs: pd.DataFrame, schedule: str) -> FloatArray:
     logs = np.log(runs[["params", "tokens", "lr"]].to_numpy(dtype=np.float64))
     return np.column_stack([logs, (runs["lr_schedule"] != schedule).to_numpy(dtype=np.float64)])
@@ -150,7 +156,11 @@ def replay(runs: pd.DataFrame, rule: HopelessConfig, seed: int) -> Iterator[Judg
         schedule = run["lr_schedule"].iloc[0]
         curves = Curves(excess, passed, _traits(past, schedule))
         limit = ceilings(
-            curves, _traits(run, schedule)[0], margin=rule.margin, deviations=rule.deviations
+            curves,
+            _traits(run, schedule)[0],
+            margin=rule.margin,
+            deviations=rule.deviations,
+            unsure=_unsure(law, run),
         )
         assert limit is not None, "there are enough runs"
         broken = np.flatnonzero(_above(law, run)[1][0] > limit)

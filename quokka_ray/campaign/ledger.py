@@ -198,10 +198,11 @@ class Ledger:
     def runs(self, columns: Sequence[str] | None = None) -> pd.DataFrame:
         """Return the run table: one observation a row; a run without one keeps a row of its own.
 
-        What diverged, failed or was stopped before its last observation appears with its status,
-        so that the report can count it; only `finished` rows carry a loss. `flops_spent` and
-        `device_seconds` are marginal: they add up to what the trajectories have cost. Where
-        weights of a mixture are searched, a column `share_<part>` for each of its parts.
+        What diverged, was hopeless, failed or was stopped before its last observation appears with
+        its status, so that the report can count it; only `finished` rows carry a loss.
+        `flops_spent` and `device_seconds` are marginal: they add up to what the trajectories have
+        cost. Where weights of a mixture are searched, a column `share_<part>` for each of its
+        parts.
 
         Args:
             columns: Some of `RUN_COLUMNS`, where not all are needed; shares are always there.

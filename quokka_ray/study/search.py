@@ -40,7 +40,7 @@ class HopelessConfig(Section):
 
     margin: float = Field(default=0.05, gt=0)
     """Excess of ln loss over the law's at its end, up to which a run may go on."""
-    deviations: float = Field(default=2, ge=0)
+    deviations: float = Field(default=3, ge=0)
     """Standard deviations of the training loss, among runs that end so, that it may lie higher."""
 
 
