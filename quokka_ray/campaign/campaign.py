@@ -13,7 +13,6 @@ folder of a killed one goes on where that one stopped.
 
 import enum
 import logging
-import math
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -29,10 +28,10 @@ from quokka_ray.campaign.budget import Account, account, projected_flops
 from quokka_ray.campaign.data_menu import DataMenu
 from quokka_ray.campaign.data_steering import DataSteering
 from quokka_ray.campaign.devices import Devices
-from quokka_ray.campaign.ending import Ending, Kind, ending, meets, trust_notes
+from quokka_ray.campaign.ending import Ending, Kind, ending, trust_notes
 from quokka_ray.campaign.ledger import Ledger, Record, TrajectoryState, read_rows
-from quokka_ray.campaign.menu import Menu, plan_run
-from quokka_ray.campaign.promises import noted, promise_of
+from quokka_ray.campaign.menu import Menu
+from quokka_ray.campaign.planned import trajectory_of
 from quokka_ray.campaign.refits import Refits
 from quokka_ray.campaign.speed import fit_speed
 from quokka_ray.campaign.steering import Proposal, Steering
@@ -45,9 +44,6 @@ logger = logging.getLogger(__name__)
 
 MAX_ATTEMPTS = 3
 """Times that a trajectory is started before it is given up as failed."""
-
-ASK_AGAIN = 1.1
-"""Growth of the observations before the reported law is asked again whether it has arrived."""
 
 
 class Answer(enum.Enum):
@@ -115,7 +111,6 @@ class Campaign:
         self._steering = steering_of(study, menu)
         self._queue: list[str] = []
         self._live: set[str] = set()
-        self._arrived_at = self._ask_again_at = 0
         self._take_up()
         if len(self.ledger.trajectories) > len(self._queue):
             self._refit()
@@ -138,7 +133,7 @@ class Campaign:
         if self._queue:
             first = next((name for name in self._queue if self._has_room(name)), None)
             return self._idle() if first is None else self._start(first)
-        if self._arrived():
+        if self._steering.arrived(self.guide, self._states, self._settled):
             return self._idle()
         limit = self.study.budget.trials
         if limit is not None and len(self.ledger.trajectories) >= limit:
@@ -261,7 +256,7 @@ class Campaign:
         kind: Kind = "going on"
         if self.stopping:
             kind = "stopped"
-        elif self.guide is not None and self._arrived_at == len(self.guide.runs):
+        elif self.guide is not None and self._steering.arrived_with == len(self.guide.runs):
             kind = "reached"
         elif limit is not None and len(self.ledger.trajectories) >= limit:
             kind = "trials"
@@ -321,37 +316,11 @@ class Campaign:
 
     @property
     def _trust(self) -> Trust:
-        if isinstance(self._steering, DataSteering):
-            return Trust()  # laws of N and D alone are tested by larger runs
-        return self._steering.beliefs.trust_now(self.guide, self._states)
+        return self._steering.trust(self.guide, self._states)
 
-    def _arrived(self) -> bool:
-        """Whether the target ends the search before the budget does.
-
-        The steering's forms say when it is near; the law that is reported has the last word,
-        since its intervals are what a reader sees.
-        """
-        target, guide, states = self.study.target, self.guide, self._states
-        if isinstance(self._steering, DataSteering):
-            return False
-        if target.stop == "budget" or guide is None or not self._steering.started(states):
-            return False
-        rows = len(guide.runs)
-        if rows == self._arrived_at or self._trust.lost:
-            return True
-        beliefs = self._steering.beliefs
-        if rows < self._ask_again_at or beliefs.verdict(guide, states).kind != "reached":
-            return False
-        beliefs.afresh(guide, states)
-        self._ask_again_at = math.ceil(ASK_AGAIN * rows)
-        if beliefs.verdict(guide, states).kind != "reached":
-            return False
+    def _settled(self) -> Fit | None:
         self.settle()
-        if self.fit is None or not meets(self.fit, target):
-            return False
-        # Runs in flight may yet widen the intervals: asked again when they have ended.
-        self._arrived_at, self._ask_again_at = rows, 0
-        return True
+        return self.fit
 
     def _take_up(self) -> None:
         """Queue what an earlier driver left unfinished, as far as the budget still holds it.
@@ -388,7 +357,9 @@ class Campaign:
 
     def _plan(self, proposal: Proposal) -> str:
         """Write `proposal` into the ledger, its cost reserved; return the trajectory's id."""
-        config = self._held(self._trajectory(proposal), proposal)
+        count, states = len(self.ledger.trajectories), self._states
+        config = trajectory_of(proposal, count, self.study, self.corpus, self.menu)
+        config = self._steering.promised(config, proposal.predicted, self.guide, states)
         place, own = (proposal.params, proposal.tokens), (config.params, config.tokens)
         self.ledger.append(
             {
@@ -443,54 +414,3 @@ class Campaign:
             if fit is not None:
                 for observer in self.observers:
                     observer.refitted(self, fit)
-
-    def _trajectory(self, proposal: Proposal) -> TrajectoryConfig:
-        index, menu = len(self.ledger.trajectories), self.menu
-        study, rung = self.study, menu.rungs[proposal.params]
-        tokens, unique = proposal.tokens, proposal.unique_tokens
-        if isinstance(menu, DataMenu):
-            points, data = menu.points(tokens, unique), f"U{_short(unique)}"
-        else:
-            run = menu.run(proposal.params, tokens, proposal.recipe)
-            study, rung, points = run.study, run.rung, run.points
-            tokens, data = run.tokens, f"D{_short(run.tokens)}"
-        return plan_run(
-            f"{index:04d}-N{_short(rung.params)}-{data}",
-            study,
-            self.corpus,
-            rung,
-            tokens=tokens,
-            earlier_points=points[:-1],
-            unique_tokens=unique,
-            early_end=self.study.search.early_end if self.study.search.repeats else None,
-            lr=proposal.lr,
-            lr_schedule=proposal.lr_schedule,
-            mixture=self.study.corpus.weights_at(proposal.weights) if proposal.weights else None,
-            # Neighbouring studies share no seeds, and a trajectory's seed survives a resume.
-            seed=self.study.seed * 1_000_003 + index,
-        )
-
-    def _held(self, config: TrajectoryConfig, proposal: Proposal) -> TrajectoryConfig:
-        """Return `config` with what its training loss is held to on its way."""
-        rule, steering, states = self.study.search.hopeless, self._steering, self._states
-        if rule is None or isinstance(steering, DataSteering):
-            return config
-        guide, predicted = self.guide, proposal.predicted
-        promise = noted(rule)
-        if (
-            guide is not None
-            # A run that tests the law must be able to contradict it.
-            and not (predicted is None or predicted.beyond or self._trust.raised)
-            and not self.study.corpus.searched_weights
-        ):
-            unsure = steering.beliefs.unsure_at(guide, states, config.params, config.tokens)
-            promise = promise_of(rule, config, states, guide, unsure)
-        return config.model_copy(update={"promise": promise})
-
-
-def _short(count: float) -> str:
-    """Return a count for a file name: three significant digits and a suffix."""
-    for scale, suffix in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):
-        if count >= scale:
-            return f"{count / scale:.{max(0, 2 - int(math.log10(count / scale)))}f}{suffix}"
-    return str(int(count))

@@ -7,10 +7,11 @@ steps, which are mostly of warmup, are left out.
 """
 
 import math
+from collections.abc import Sequence
 
 import pandas as pd
 
-from quokka_ray.campaign.menu import MIN_STEPS, Rung, priced_rungs
+from quokka_ray.campaign.menu import MIN_STEPS, Run, Rung, priced_rungs
 from quokka_ray.errors import ConfigurationError
 from quokka_ray.study.config import Range, StudyConfig
 from quokka_ray.study.path import path_steps
@@ -44,6 +45,7 @@ class DataMenu:
                 f"corpus has {train_tokens:,} training tokens: lower it, or take a larger corpus"
             )
         self.rungs = priced_rungs(study, vocab_size)
+        self._study = study
         self._search = search
         self._training = study.training
         self._step_tokens = next(iter(self.rungs.values())).step_tokens
@@ -88,6 +90,17 @@ class DataMenu:
             for step in self._point_steps(tokens // self._step_tokens, unique_tokens)
         )
 
+    def run(self, params: int, tokens: int, unique_tokens: int) -> Run:
+        """Return a trajectory of the menu: to `tokens`, over so many unique ones."""
+        rung, points = self.rungs[params], self.points(tokens, unique_tokens)
+        return Run(self._study, rung, tokens, points, self._cost(rung, points))
+
+    def _cost(self, rung: Rung, points: Sequence[int]) -> float:
+        """Return the exact FLOPs of a trajectory that is observed at these token counts."""
+        steps = [point // self._step_tokens for point in points]
+        path = path_steps(steps, self._search.lr_schedule[0], self._training)
+        return rung.cost(path, len(points))
+
     def affordable(self, flops: float) -> pd.DataFrame:
         """Return the trajectories that cost at most `flops`; columns as those of `table`."""
         return self.table[self.table["cost"] <= flops].reset_index(drop=True)
@@ -120,14 +133,13 @@ class DataMenu:
                 return rows
             per_param = search.tokens_per_param
             if per_param.low <= tokens / rung.params <= per_param.high:
-                path = path_steps(points, search.lr_schedule[0], self._training)
                 rows.append(
                     {
                         "params": rung.params,
                         "unique_tokens": unique,
                         "epochs": tokens / unique,
                         "tokens": tokens,
-                        "cost": rung.cost(path, len(points)),
+                        "cost": self._cost(rung, self.points(tokens, unique)),
                     }
                 )
             epochs /= _EPOCHS_APART

@@ -11,7 +11,7 @@ dear ones. Then the law of all runs says what the observations of each candidate
 answers at the target's unique tokens, and the one that tells most per FLOP is bought.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pandas as pd
@@ -20,6 +20,7 @@ from analysis.data_design import spread_over, target_gradients, trajectory_gains
 from analysis.fitting.fit import Fit
 from analysis.laws.base import FloatArray, Points
 from analysis.steering.places import Trajectories
+from analysis.steering.stopping import Trust
 from analysis.turning import Curve, Turning
 from analysis.ushape import curve_of, done_after
 from quokka_ray.campaign.beliefs import Predicted
@@ -32,6 +33,7 @@ from quokka_ray.campaign.speed import fit_speed, prices
 from quokka_ray.campaign.steering import Proposal, fitting
 from quokka_ray.study.config import StudyConfig
 from quokka_ray.study.search import EarlyEnd
+from quokka_ray.study.trajectory import TrajectoryConfig
 
 START_TRAJECTORIES = 6
 """Trajectories of the start: the corners of the space and two between them."""
@@ -119,6 +121,34 @@ class DataSteering:
             predicted=predicted,
             weights=self._dimensions.weights_of(factors),
         )
+
+    def trust(self, guide: Fit | None, states: Sequence[TrajectoryState]) -> Trust:
+        """Return full trust: laws of N and D alone are tested by larger runs."""
+        return Trust()
+
+    @property
+    def arrived_with(self) -> int:
+        """0: no number of observations ends it."""
+        return 0
+
+    def arrived(
+        self,
+        guide: Fit | None,
+        states: Sequence[TrajectoryState],
+        reported: Callable[[], Fit | None],
+    ) -> bool:
+        """Return False: a search of repeated data ends with its budget."""
+        return False
+
+    def promised(
+        self,
+        config: TrajectoryConfig,
+        predicted: Predicted | None,
+        guide: Fit | None,
+        states: Sequence[TrajectoryState],
+    ) -> TrajectoryConfig:
+        """Return the run as it is: its own observations say when it ends."""
+        return config
 
     def turning(self, states: Sequence[TrajectoryState]) -> Turning:
         """Return after how many epochs curves are done, by all that were observed so far."""

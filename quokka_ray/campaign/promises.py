@@ -18,9 +18,45 @@ import numpy as np
 from analysis.fitting.fit import Fit
 from analysis.hopeless import SHARES, Curves, ceilings
 from analysis.laws.base import FloatArray, Points
+from quokka_ray.campaign.beliefs import Beliefs, Predicted
 from quokka_ray.campaign.ledger import TrajectoryState
+from quokka_ray.study.config import StudyConfig
 from quokka_ray.study.search import HopelessConfig
 from quokka_ray.study.trajectory import Promise, TrajectoryConfig
+
+
+def promised(
+    study: StudyConfig,
+    beliefs: Beliefs,
+    config: TrajectoryConfig,
+    predicted: Predicted | None,
+    guide: Fit | None,
+    states: Sequence[TrajectoryState],
+) -> TrajectoryConfig:
+    """Return a planned run with what its training loss is held to on its way.
+
+    Args:
+        study: The study.
+        beliefs: Its steering's.
+        config: The run.
+        predicted: What is expected of it.
+        guide: The law of all runs.
+        states: All trajectories.
+    """
+    rule = study.search.hopeless
+    if rule is None:
+        return config
+    promise = noted(rule)
+    if (
+        guide is not None
+        # A run that tests the law must be able to contradict it.
+        and not (predicted is None or predicted.beyond)
+        and not beliefs.trust_now(guide, states).raised
+        and not study.corpus.searched_weights
+    ):
+        unsure = beliefs.unsure_at(guide, states, config.params, config.tokens)
+        promise = promise_of(rule, config, states, guide, unsure)
+    return config.model_copy(update={"promise": promise})
 
 
 def noted(rule: HopelessConfig) -> Promise:

@@ -7,7 +7,7 @@ to cut the variance of the target's answer most for its price under the forms of
 runs leave open (`analysis.steering`), and Optuna places the other dimensions around it.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -19,16 +19,20 @@ from analysis.fitting.fit import Fit
 from analysis.laws.base import FloatArray
 from analysis.laws.mixture import PREFIX
 from analysis.steering.choosing import Account, Choice, choose
+from analysis.steering.stopping import Trust
+from quokka_ray.campaign.arrival import Arrival
 from quokka_ray.campaign.beliefs import Beliefs, Predicted
 from quokka_ray.campaign.devices import Devices, Fits, anything
 from quokka_ray.campaign.dimensions import Dimensions, Place
 from quokka_ray.campaign.factors import Scored, scored_of, suggest_factors
 from quokka_ray.campaign.ledger import TrajectoryState
 from quokka_ray.campaign.menu import LEVELS_PER_DECADE, Menu, Run
+from quokka_ray.campaign.promises import promised
 from quokka_ray.campaign.speed import fit_speed, prices
 from quokka_ray.study.config import LRScheduleName, StudyConfig
 from quokka_ray.study.corpus import shares_of
 from quokka_ray.study.recipe import STUDYS_OWN, Recipe
+from quokka_ray.study.trajectory import TrajectoryConfig
 
 START_SIZES = 6
 """Sizes at each level of the start."""
@@ -107,6 +111,7 @@ class Steering:
         self._dimensions = Dimensions(study)
         self.start = start_design(study, menu)
         self.beliefs = Beliefs(study, menu)
+        self._arrival = Arrival(study.target, self.beliefs)
         self.devices = Devices()
 
     def propose(
@@ -157,10 +162,37 @@ class Steering:
         """Return whether any run is worth its price; arguments as those of `propose`."""
         return available >= self._menu.smallest_cost
 
-    def started(self, states: Sequence[TrajectoryState]) -> bool:
-        """Return whether the start is over: its runs, and the one that tests its law."""
-        ended = sum(state.ended is not None for state in states)
-        return ended > len(self.start)
+    def trust(self, guide: Fit | None, states: Sequence[TrajectoryState]) -> Trust:
+        """Return what became of predictions of runs larger than all before them."""
+        return self.beliefs.trust_now(guide, states)
+
+    @property
+    def arrived_with(self) -> int:
+        """Observations with which the target was reached; 0: it was not."""
+        return self._arrival.rows
+
+    def arrived(
+        self,
+        guide: Fit | None,
+        states: Sequence[TrajectoryState],
+        reported: Callable[[], Fit | None],
+    ) -> bool:
+        """Return whether the target ends the search; arguments as those of `Arrival.reached`."""
+        # Nothing is claimed before the start is over: its runs, and the one that tests its law.
+        started = sum(state.ended is not None for state in states) > len(self.start)
+        if self._study.target.stop == "budget" or guide is None or not started:
+            return False
+        return self._arrival.reached(guide, states, reported)
+
+    def promised(
+        self,
+        config: TrajectoryConfig,
+        predicted: Predicted | None,
+        guide: Fit | None,
+        states: Sequence[TrajectoryState],
+    ) -> TrajectoryConfig:
+        """Return a planned run with what its training loss is held to on its way."""
+        return promised(self._study, self.beliefs, config, predicted, guide, states)
 
     def _place(
         self, states: Sequence[TrajectoryState], guide: Fit | None, available: float, fits: Fits
