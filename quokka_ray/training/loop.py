@@ -193,11 +193,18 @@ class Trainer:
             raise
 
     def _rehearse(self, clean: np.ndarray, batch: Batch[np.ndarray], now: MicroBatch) -> None:
-        """Run the passes of a step's first rows, and leave no trace of it."""
+        """Run the passes of a step's first rows through a block, and leave no trace of it."""
         first = self._rows[0]
         last = first + now.rows
         part = batch if last - first == len(clean) else batch.part(first, last, clean.shape[1])
-        self._learn(self._send(clean[first:last]), part.map(self._send))
+        blocks = self.model.blocks
+        if self._whole is None:
+            # All blocks are one piece of code, and its passes take a whole step's time.
+            self.model.blocks = blocks[:1]
+        try:
+            self._learn(self._send(clean[first:last]), part.map(self._send))
+        finally:
+            self.model.blocks = blocks
         self._drop()
 
     def _learn(self, tokens: Tensor, batch: Batch[Tensor]) -> Tensor:

@@ -100,14 +100,18 @@ class MicroBatches:
         self._report = report
         self._tokens_of_step = config.batch_tokens
         self._steps = 0
-        release(device)
-        if torch.device(device).type == "cuda":
-            torch.cuda.reset_peak_memory_stats(device)
-        self._free = free_memory(device)
         self._correction = self._notes.correction(self._recipe, device)
         training = config.training
         self._asked = training.micro_batch_sequences
         self._cuts = cuts(self.batch, training.activation_checkpointing, self._asked)
+        self._free = free_memory(device)
+        on_gpu = torch.device(device).type == "cuda"
+        if on_gpu or not self._fits(self._cuts[0]):
+            # What earlier trials have left; looking for it takes as long as a tiny trial's start.
+            release(device)
+            self._free = free_memory(device)
+        if on_gpu:
+            torch.cuda.reset_peak_memory_stats(device)
         self.now = world.agree(lambda: self._choose(earlier))
 
     def predicted(self, cut: MicroBatch) -> float:
