@@ -58,8 +58,14 @@ class Masks:
 
 def place(generator: np.random.Generator, counts: np.ndarray, seq_len: int) -> Masks:
     """Mask `counts[i]` positions of row i, every subset of that size being equally likely."""
-    order = generator.random((len(counts), seq_len), dtype=np.float32).argsort(axis=1)
-    order += np.arange(0, len(counts) * seq_len, seq_len)[:, None]
+    return first_of(generator.random((len(counts), seq_len), dtype=np.float32), counts)
+
+
+def first_of(noise: np.ndarray, counts: np.ndarray) -> Masks:
+    """Mask the positions of each row's `counts[i]` lowest numbers of `noise` (float32 [B, L])."""
+    rows, seq_len = noise.shape
+    order = noise.argsort(axis=1)
+    order += np.arange(0, rows * seq_len, seq_len)[:, None]
     return Masks(counts, order[np.arange(seq_len) < counts[:, None]])
 
 
@@ -148,17 +154,21 @@ def validation_masks(seed: int, sequences: int, draws: int, seq_len: int) -> tup
 
 def _drawn(seed: int, sequences: int, draws: int, seq_len: int) -> tuple[Masks, ...]:
     total = sequences * draws
+    generator = stream(seed, VALIDATION)
+    state = generator.bit_generator.state
+    noise = np.empty((sequences, seq_len), dtype=np.float32)
     masks = []
     for draw in range(draws):
         shared = stream(seed, VALIDATION, 0, draw)
         cell = draw * sequences + shared.permutation(sequences)
         rate = (cell + shared.random(sequences)) / total
         counts = np.minimum(1 + (rate * seq_len).astype(np.int64), seq_len)
-        rows = [
-            place(stream(seed, VALIDATION, 1 + sequence, draw), counts[sequence, None], seq_len)
-            for sequence in range(sequences)
-        ]
-        flat = np.concatenate([row.flat + i * seq_len for i, row in enumerate(rows)])
+        for sequence, row in enumerate(noise):
+            # One generator that is told its place, in the place of one made for each row.
+            state["state"]["counter"] = np.array([0, 1 + sequence, draw, 0], dtype=np.uint64)
+            generator.bit_generator.state = state
+            generator.random(dtype=np.float32, out=row)
+        flat = first_of(noise, counts).flat
         for array in (counts, flat):
             array.flags.writeable = False
         masks.append(Masks(counts, flat))

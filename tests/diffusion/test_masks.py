@@ -6,6 +6,7 @@ from markov import entropy_per_token, masked_losses, sample
 
 from quokka_ray.diffusion.masked import MaskSampler
 from quokka_ray.diffusion.masks import (
+    VALIDATION,
     antithetic_masks,
     at_least_one,
     count_probabilities,
@@ -58,6 +59,14 @@ def test_masks_depend_on_seed_and_step_and_nothing_else():
     assert (first.flat == again.flat).all()
     for other in (antithetic_masks(1, 8, 8, 64), antithetic_masks(2, 7, 8, 64)):
         assert not np.array_equal(first.flat, other.flat)
+
+
+def test_a_validation_sequence_has_a_stream_of_its_own_for_each_draw():
+    for draw, masks in enumerate(validation_masks(3, sequences=5, draws=2, seq_len=16)):
+        parts = np.split(masks.flat, masks.counts.cumsum()[:-1])
+        for row, flat in enumerate(parts):
+            own = place(stream(3, VALIDATION, 1 + row, draw), masks.counts[row, None], 16)
+            assert np.array_equal(flat, own.flat + 16 * row)
 
 
 def test_validation_masks_are_kept_for_the_next_model_and_cannot_be_written_to():
