@@ -10,8 +10,9 @@ from analysis.errors import ReplayError
 from analysis.fitting.result import Fit
 from analysis.laws.base import FloatArray, Points
 from analysis.replay import Design, Purchases
+from analysis.steering.belief import Belief
 from analysis.steering.choosing import POOL, Account, Market, Policy, choose
-from analysis.steering.places import Trajectories
+from analysis.steering.places import Trajectories, taken
 from analysis.steering.posterior import Observed
 
 START_SHARE = 0.05
@@ -20,6 +21,15 @@ START_SHARE = 0.05
 FEWEST_STARTS = 8
 LARGEST_SHARE = 1 / 3
 """A run costs at most this share of what was spent before it, from the ninth on."""
+
+
+_ONE_COMPUTE = 0.3
+"""Runs whose ln C differs by less are of one compute."""
+
+_NODES = 15
+"""Of the quadrature over Z."""
+
+_TIE = 1e-9
 
 
 def random(purchases: Purchases, rng: np.random.Generator) -> int:
@@ -91,25 +101,64 @@ def steered(purchases: Purchases, rng: np.random.Generator) -> int:
     `analysis.steering`: what a search uses. Its choice rests on its own belief, whatever the
     estimator is.
     """
-    memory, menu = purchases.memory, purchases.world.menu
-    if "market" not in memory:
-        runs = Trajectories.of(menu["params"], menu["tokens"], menu["cost"])
-        policy = Policy() if purchases.world.repeats else POOL
-        market_ = Market.of(runs, purchases.world.goal, policy=policy)
-        memory |= {"market": market_, "belief": None}
-    market: Market = memory["market"]
-    bought = np.array(purchases.bought, dtype=np.intp)
-    if bought.size:
-        runs = market.candidates.take(bought)
-        losses = np.log(np.array(purchases.losses))
-        observed = Observed(runs.points, losses, np.arange(bought.size))
-        memory["belief"] = market.believe(observed, memory["belief"])
-    open_ = np.zeros(len(menu), dtype=bool)
+    market, belief = _believed(purchases)
+    open_ = np.zeros(market.candidates.count, dtype=bool)
     open_[purchases.affordable] = True
     account = Account(purchases.budget, purchases.spent, tuple(purchases.bought), (), open_)
-    choice = choose(market, memory["belief"], account, rng)
+    choice = choose(market, belief, account, rng)
     assert choice is not None
     return choice.index
+
+
+def thompson(purchases: Purchases, rng: np.random.Generator) -> int:
+    """The best run of one compute under a law drawn from the belief: Thompson sampling.
+
+    The compute is drawn too, evenly in ln C among what may be bought. It buys near the optimum,
+    where a law says least about its exponents: a rival, not advice.
+    """
+    ready = _ready_to_believe(purchases, rng)
+    if isinstance(ready, int):
+        return ready
+    open_, market, belief = ready
+    part = belief.parts[int(rng.choice(len(belief.parts), p=belief.shares))]
+    points = taken(market.candidates.points, open_)
+    phi = market.phi[open_]
+    drawn = rng.multivariate_normal(np.zeros(len(part.covariance)), part.covariance)
+    loss = part.log_loss(points, phi) + part.gradient(points, phi) @ drawn
+    work = market.candidates.log_flops[open_]
+    off = np.abs(work - rng.uniform(work.min(), work.max()))
+    near = np.flatnonzero(off <= max(_ONE_COMPUTE, float(off.min())))
+    return int(open_[near[np.argmin(loss[near])]])
+
+
+def knowledge_gradient(
+    purchases: Purchases, rng: np.random.Generator, exponent: float = 0.4
+) -> int:
+    """The run after which the best of what is wanted is expected to be best by most, for its cost.
+
+    What is wanted is places; the one of least expected loss is the decision. A run x moves the
+    expectation at place t by s(t) Z with s = C(t, x) / sqrt(sigma^2 + C(x, x)) and Z normal, so
+    that its knowledge gradient is min m - E min (m + s Z) (Frazier, Powell and Dayanik 2009),
+    averaged over the forms. Where no run changes the decision, the run that moves most is taken.
+    """
+    ready = _ready_to_believe(purchases, rng)
+    if isinstance(ready, int):
+        return ready
+    open_, market, belief = ready
+    points, there = taken(market.candidates.points, open_), market.goal.points()
+    nodes, weights = np.polynomial.hermite_e.hermegauss(_NODES)
+    weights = weights / weights.sum()
+    gain = np.zeros(open_.size)
+    for share, part in zip(belief.shares, belief.parts, strict=True):
+        f, g = part.gradient(points, market.phi[open_]), part.gradient(there, market.goal_phi)
+        shared = f @ part.covariance @ g.T
+        own = np.einsum("kq,qr,kr->k", f, part.covariance, f)
+        size = part.noise.at(market.candidates.log_flops[open_])
+        moves = shared / np.sqrt(size**2 + own)[:, None]
+        middle = part.log_loss(there, market.goal_phi)
+        least = np.stack([(middle + moves * node).min(axis=1) for node in nodes], axis=1)
+        gain += share * (middle.min() - least @ weights + _TIE * np.ptp(moves, axis=1))
+    return int(open_[np.argmax(gain / market.candidates.cost[open_] ** exponent)])
 
 
 def isoflop(purchases: Purchases, rng: np.random.Generator) -> int:
@@ -128,6 +177,38 @@ def isoflop(purchases: Purchases, rng: np.random.Generator) -> int:
     size = np.log(menu["params"].to_numpy()[near])
     wanted = size.min() + (number % 7) / 6.0 * np.ptp(size)
     return int(near[np.argmin(np.abs(size - wanted))])
+
+
+def _believed(purchases: Purchases) -> tuple[Market, Belief | None]:
+    """Return what can be bought and what the purchases say of it under several forms."""
+    memory, menu = purchases.memory, purchases.world.menu
+    if "market" not in memory:
+        runs = Trajectories.of(menu["params"], menu["tokens"], menu["cost"])
+        policy = Policy() if purchases.world.repeats else POOL
+        market_ = Market.of(runs, purchases.world.goal, policy=policy)
+        memory |= {"market": market_, "belief": None}
+    market: Market = memory["market"]
+    bought = np.array(purchases.bought, dtype=np.intp)
+    if bought.size:
+        runs = market.candidates.take(bought)
+        losses = np.log(np.array(purchases.losses))
+        observed = Observed(runs.points, losses, np.arange(bought.size))
+        memory["belief"] = market.believe(observed, memory["belief"])
+    return market, memory["belief"]
+
+
+def _ready_to_believe(
+    purchases: Purchases, rng: np.random.Generator
+) -> int | tuple[np.ndarray, Market, Belief]:
+    """Return the candidates, the market and the belief, or a run of the space-filling start."""
+    begun = purchases.spent >= START_SHARE * purchases.budget
+    if len(purchases.bought) < FEWEST_STARTS or not begun:
+        return cheap_space_filling(purchases, rng)
+    market, belief = _believed(purchases)
+    assert belief is not None
+    open_ = purchases.affordable
+    cost = market.candidates.cost[open_]
+    return open_[cost <= max(LARGEST_SHARE * purchases.spent, float(cost.min()))], market, belief
 
 
 def _fit(purchases: Purchases) -> Fit:
@@ -163,5 +244,7 @@ DESIGNS: dict[str, Design] = {
     "v_optimal": v_optimal,
     "d_optimal": d_optimal,
     "isoflop": isoflop,
+    "thompson": thompson,
+    "knowledge_gradient": knowledge_gradient,
     "steered": steered,
 }

@@ -48,8 +48,8 @@ class Policy:
     plan: bool = False
 
 
-SMALL_POOL = Policy(starts=2, fewest=2, start_reach=2.0, plan=True)
-"""Of a pool of which the budget buys a few dozen runs at most. Its two cheapest runs are often
+SMALL_POOL = Policy(starts=3, fewest=3, start_reach=2.0, plan=True)
+"""Of a pool of which the budget buys a few dozen runs at most. Its cheapest runs are often
 neighbours, which together tell what one does."""
 
 POOL = Policy(starts=3, largest_share=float("inf"), bold=0.4)
@@ -194,12 +194,12 @@ def choose(
 def _follow_plan(
     market: Market, belief: Belief, account: Account, affordable: np.ndarray, costs: FloatArray
 ) -> Choice:
-    """Return the cheapest run of the best plan for the rest of the budget."""
+    """Return the dearest run of the best plan for the rest of the budget."""
     hypotheses = _hypotheses(market, belief, account.pending)
     plan = best_plan(hypotheses, costs, affordable, account.budget - account.spent)
     cuts = expected_cuts(market, belief, account.pending)
     scores = np.full(costs.size, -np.inf)
-    scores[plan] = -costs[plan]
+    scores[plan] = costs[plan]
     best = int(np.argmax(scores))
     reason = _reason(market, cuts[best], costs[best], account)
     return Choice(best, scores, cuts[best], f"{reason}; the first of {len(plan)} planned")

@@ -9,7 +9,10 @@ which for a single observation is (g . V f)^2 / (sigma^2 + f . V f). It needs no
 still under way count as if they had ended.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
+from scipy.linalg import block_diag
 
 from analysis.discrepancy import trajectory_noise
 from analysis.laws.base import FloatArray
@@ -65,6 +68,35 @@ class Telling:
         total = f @ moved + self._noise(rows[None])[0]
         result = covariance - moved @ np.linalg.solve(total, moved.T)
         return 0.5 * (result + result.T)
+
+    def without_each(
+        self, covariance: FloatArray, goals: FloatArray, chosen: Sequence[int]
+    ) -> FloatArray:
+        """Return by how much all but one trajectory lower the goals' summed variance, [K].
+
+        With A the inverse covariance of all their observations and c = F V g^T, leaving out the
+        rows b takes (A c)_b^T A_bb^-1 (A c)_b from what all of them remove, c^T A c.
+
+        Args:
+            covariance: V, [Q, Q].
+            goals: gradients of what is wanted, [G, Q].
+            chosen: K trajectories, the one left out in turn.
+        """
+        rows = [self._first[t] + np.arange(self._counts[t]) for t in chosen]
+        f = self._gradient[np.concatenate(rows)]
+        moved = f @ covariance
+        noise = block_diag(*(self._noise(part[None])[0] for part in rows))
+        inverse = np.linalg.inv(moved @ f.T + noise)
+        shared = moved @ goals.T
+        solved = inverse @ shared
+        removed = float((shared * solved).sum())
+        ends = np.cumsum([part.size for part in rows])
+        lost = []
+        for part, end in zip(rows, ends, strict=True):
+            own = slice(end - part.size, end)
+            again = np.linalg.solve(inverse[own, own], solved[own])
+            lost.append(float((solved[own] * again).sum()))
+        return removed - np.array(lost)
 
     def _noise(self, rows: np.ndarray) -> FloatArray:
         """Return the noise covariance of trajectories with K observations each, [T, K, K].
