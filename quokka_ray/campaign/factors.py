@@ -75,12 +75,12 @@ def scored_of(
             score = state.hopeless_excess
         elif state.observations:
             score = excess.get(config.id, 0.0)
-            if place is not None:
-                score += dimensions.moved_score(config, response, place)
         elif status is None:
             score = None
         else:
             continue
+        if score is not None and place is not None:
+            score += dimensions.moved_score(config, response, place)
         scored.append(Scored(dimensions.told(config, factor, response, place), score))
     return scored
 
