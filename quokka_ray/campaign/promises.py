@@ -7,8 +7,9 @@ fitted to runs that came to their ends, and of their noise nothing is cut off, s
 many times that.
 
 No ceilings for a run larger than all before it, which tests the law, and for none while
-predictions of such runs have failed; nor where weights of a mixture are searched or text is
-repeated, since the training loss then tells of the text.
+predictions of such runs have failed; for none in a place where a trial has ended so before, since
+a law that is too low there would end all of them and never hear of it; nor where weights of a
+mixture are searched or text is repeated, since the training loss then tells of the text.
 """
 
 from collections.abc import Sequence
@@ -23,6 +24,10 @@ from quokka_ray.campaign.ledger import TrajectoryState
 from quokka_ray.study.config import StudyConfig
 from quokka_ray.study.search import HopelessConfig
 from quokka_ray.study.trajectory import Promise, TrajectoryConfig
+
+_ONE_PLACE = 0.1
+"""Ratios of N and of D, as logarithms, within which trials are of one place: recipes round both a
+little otherwise, and neighbouring places are further apart."""
 
 
 def promised(
@@ -49,8 +54,9 @@ def promised(
     promise = noted(rule)
     if (
         guide is not None
-        # A run that tests the law must be able to contradict it.
+        # A run that tests the law must be able to contradict it, and so must every place.
         and not (predicted is None or predicted.beyond)
+        and not any(state.hopeless_excess is not None and _near(state, config) for state in states)
         and not beliefs.trust_now(guide, states).raised
         and not study.corpus.searched_weights
     ):
@@ -99,6 +105,13 @@ def promise_of(
 def repeats_text(config: TrajectoryConfig) -> bool:
     """Return whether a run reads some of its text twice."""
     return config.tokens > config.unique_tokens
+
+
+def _near(state: TrajectoryState, config: TrajectoryConfig) -> bool:
+    """Return whether a trajectory has the size and tokens of `config`, as far as recipes agree."""
+    other = state.config
+    off = np.log([other.params / config.params, other.tokens / config.tokens])
+    return bool((np.abs(off) < _ONE_PLACE).all())
 
 
 def _shows(state: TrajectoryState, config: TrajectoryConfig) -> bool:

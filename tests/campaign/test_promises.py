@@ -121,8 +121,30 @@ def test_runs_that_test_the_law_and_those_before_enough_have_finished_are_not_ju
     ]
     assert beyond
     assert not any(judged(config) for config in beyond)
-    others = [config for config in trained[FEWEST:] if config not in beyond]
+    again = [config for config, ended in with_hopeless_before(campaign, trained) if ended]
+    others = [c for c in trained[FEWEST:] if c not in beyond and c not in again]
+    assert len(others) > FEWEST
     assert all(judged(config) for config in others)
+
+
+def with_hopeless_before(campaign, trained):
+    """Return each trial, and whether one of its size and tokens was hopeless before it."""
+    ended, result = set(), []
+    for config in trained:
+        place = (config.params, config.tokens)
+        result.append((config, place in ended))
+        if campaign.ledger.trajectories[config.id].hopeless_excess is not None:
+            ended.add(place)
+    return result
+
+
+def test_a_second_trial_in_a_place_goes_to_its_end_whatever_the_law_says_there(searched):
+    campaign, trained = searched
+    again = [config for config, ended in with_hopeless_before(campaign, trained) if ended]
+    assert again
+    assert not any(judged(config) for config in again)
+    states = campaign.ledger.trajectories
+    assert all(states[config.id].ended["status"] == "finished" for config in again)
 
 
 def test_optuna_is_told_what_they_would_have_ended_with_at_least(searched):
