@@ -18,7 +18,7 @@ import numpy as np
 import optuna
 
 from quokka_ray.campaign.menu import Menu
-from quokka_ray.campaign.playing import Played, Player
+from quokka_ray.campaign.playing import Played, Player, TooSlowError
 from quokka_ray.corpus import TokenCorpus
 from quokka_ray.study.config import StudyConfig
 
@@ -29,7 +29,10 @@ FEWEST = 3
 """And at least so many, however long they take."""
 
 SECONDS = 20.0
-"""After so long no further one is begun."""
+"""After so long no further one is begun, and none goes on beyond its budget."""
+
+PATIENCE = 60.0
+"""After so long one that has not come to the end of its budget is given up."""
 
 MOST = 0.75
 """Share of the searches that must arrive before a budget is said to do."""
@@ -144,7 +147,9 @@ class Outlook:
                 f"searches, and {_of(end.met, self.searches)} had arrived. {self._known(end)}"
             )
         words = f"The budget is too small: {_of(end.met, self.searches)} simulated searches had "
-        words += f"arrived with it, {_of(self.rows[-1].met, self.searches)} with twice as much"
+        words += "arrived with it"
+        if self.rows[-1] is not end:
+            words += f", {_of(self.rows[-1].met, self.searches)} with twice as much"
         if needed is not None:
             words += (
                 f"; {self._arrived_by(needed)}, {needed / self.budget_flops:.2g} times as much"
@@ -217,14 +222,17 @@ def outlook(
     *,
     anew: bool = False,
     progress: Callable[[int, int], None] = lambda done, asked: None,
-) -> Outlook:
+) -> Outlook | None:
     """Play a study's search; of a study whose folder holds runs, what is left of it.
+
+    None where not one search came to the end of its budget in the time that there is.
 
     Args:
         study: The study; one of repeated data has no outlook.
         corpus: Its prepared corpus.
         menu: The runs that it may buy.
-        searches: How many to play; None: `SEARCHES`, or fewer where they take long.
+        searches: How many to play, however long it takes; None: `SEARCHES`, or fewer where they
+            take long.
         anew: Play it from its beginning, whatever its folder holds.
         progress: Told how many of how many are done.
     """
@@ -234,12 +242,17 @@ def outlook(
     asked = SEARCHES if searches is None else searches
     played: list[Played] = []
     begun = time.monotonic()
+    enough, most = (math.inf, math.inf) if searches else (begun + SECONDS, begun + PATIENCE)
     for truth in player.truths(asked):
-        late = searches is None and time.monotonic() - begun > SECONDS
-        if late and len(played) >= FEWEST:
+        if time.monotonic() > enough and len(played) >= FEWEST:
             break
         progress(len(played), asked)
-        played.append(player.play(truth))
+        try:
+            played.append(player.play(truth, beyond_until=enough, deadline=most))
+        except TooSlowError:
+            break
+    if not played:
+        return None
     return _summary(study, menu, player, played, asked)
 
 
@@ -249,7 +262,7 @@ def _summary(
     budget, target = study.budget.flops, study.target
     rows = []
     for flops, states in zip(
-        player.marks, zip(*(one.states for one in played), strict=True), strict=True
+        player.marks, zip(*(one.states for one in played), strict=False), strict=True
     ):
         trials = Spread.of([state.trials for state in states])
         seconds = Spread.of([state.device_seconds for state in states])
@@ -268,6 +281,7 @@ def _summary(
             )
         )
     end = _last_within(player.marks, budget)
+    arrived = [one.arrived for one in played if one.arrived is not None]
     held = [one.states[end].held or (False, False) for one in played]
     return Outlook(
         rows=tuple(rows),
@@ -277,7 +291,7 @@ def _summary(
         timed_by=player.timed_by,
         begins_with=player.begins_with,
         budget_flops=budget,
-        arrived=tuple(sorted(one.arrived for one in played if one.arrived is not None)),
+        arrived=tuple(sorted(spent for spent in arrived if spent <= player.marks[-1])),
         held=(sum(one[0] for one in held), sum(one[1] for one in held)),
         wanted=(target.tolerance_params, target.tolerance_loss),
         beyond=max(0.0, math.log10(study.target_flops / menu.levels[-1])),

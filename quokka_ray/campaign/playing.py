@@ -5,6 +5,7 @@ is read and never written.
 """
 
 import math
+import time
 from dataclasses import dataclass
 
 from analysis.laws.base import Points
@@ -70,6 +71,10 @@ class Played:
 
     states: tuple[State, ...]
     arrived: float | None
+
+
+class TooSlowError(Exception):
+    """A played search has not come to the end of its budget in the time that it has."""
 
 
 def _speed_of_another(study: StudyConfig) -> tuple[Speed | None, str | None]:
@@ -149,8 +154,21 @@ class Player:
         truths = prior_truths(study, places, goal, count)
         return [truth.through(self._before) for truth in truths]
 
-    def play(self, truth: Truth) -> Played:
-        """Return what becomes of one search, to its budget and on to twice that."""
+    def play(
+        self, truth: Truth, *, beyond_until: float = math.inf, deadline: float = math.inf
+    ) -> Played:
+        """Return what becomes of one search, to its budget and on to twice that.
+
+        Args:
+            truth: What its trials observe.
+            beyond_until: Time (`time.monotonic`) after which no search goes on beyond its budget
+                any more; `marks` end there from then on.
+            deadline: Time at which what a search does beyond its budget is given up, and all of
+                it where it is still within.
+
+        Raises:
+            TooSlowError: it was given up.
+        """
         ledger, marks = self._ledger(), list(self.marks)
         best = truth.surface.optimum(self._study.target_flops)
         states: list[State] = []
@@ -162,24 +180,39 @@ class Player:
                 states.append(self._state(campaign, best))
 
             def look(spent: float, campaign: Campaign = campaign) -> None:
+                if time.monotonic() > deadline:
+                    raise TooSlowError
                 while marks and spent > marks[0] * (1.0 + 1e-9):
                     marks.pop(0)
                     states.append(self._state(campaign, best))
 
-            play(
-                campaign,
-                truth.losses,
-                at_once=AT_ONCE if slots == "auto" else slots,
-                evaluator=self._evaluator_of,
-                cooled=is_cooled(self._study.search.lr_schedule[0], self._study.training),
-                before_end=look,
-            )
+            try:
+                play(
+                    campaign,
+                    truth.losses,
+                    at_once=AT_ONCE if slots == "auto" else slots,
+                    evaluator=self._evaluator_of,
+                    cooled=is_cooled(self._study.search.lr_schedule[0], self._study.training),
+                    before_end=look,
+                )
+            except TooSlowError:
+                if cap <= budget:
+                    raise
+                within = sum(mark <= budget for mark in self.marks)
+                self.marks = self.marks[:within]
+                del states[within:]
+                marks.clear()
+                break
             last = self._state(campaign, best)
             if last.kind in ("reached", "trials", "no claim"):
                 break
             while marks and marks[0] <= cap:
                 marks.pop(0)
                 states.append(last)
+            if cap <= budget and time.monotonic() > beyond_until:
+                self.marks = self.marks[: len(states)]
+                marks.clear()
+                break
         states += [last] * len(marks)
         spent = campaign.account.spent if last.kind == "reached" else None
         if spent is None:

@@ -35,8 +35,8 @@ def add_plan(verbs: Any) -> None:
     much = parser.add_mutually_exclusive_group()
     much.add_argument(
         "--searches", type=_count, metavar="N",
-        help="simulated searches behind what is to be expected; unset: 8, or as many as 20 "
-        "seconds hold",
+        help="simulated searches behind what is to be expected, however long they take; unset: 8, "
+        "or as many as 20 seconds hold",
     )  # fmt: skip
     much.add_argument("--no-outlook", action="store_true", help="leave out what is to be expected")
     parser.add_argument("--json", action="store_true")
@@ -53,7 +53,7 @@ def _outlook(
     study: StudyConfig, prepared: "Prepared", options: argparse.Namespace, *, anew: bool
 ) -> "tuple[Outlook | None, str]":
     """Return what is to be expected, or why nothing is said of it."""
-    from quokka_ray.campaign.outlook import outlook
+    from quokka_ray.campaign.outlook import PATIENCE, outlook
 
     if options.no_outlook:
         return None, "it was not asked for"
@@ -72,7 +72,8 @@ def _outlook(
         progress=lambda done, asked: passing(f"simulated searches: {done} of {asked}"),
     )
     passing("")
-    return found, ""
+    slow = f"one simulated search takes more than {PATIENCE:.0f} s here; --searches 1 waits for it"
+    return found, "" if found else slow
 
 
 def run_plan(options: argparse.Namespace) -> int:

@@ -3,8 +3,9 @@
 import json
 import math
 from collections.abc import Iterator
-from itertools import pairwise
+from itertools import count, pairwise
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -23,7 +24,7 @@ from quokka_ray.campaign import outlook as module
 from quokka_ray.campaign import playing
 from quokka_ray.campaign.menu import Menu
 from quokka_ray.campaign.outlook import Outlook, outlook, within
-from quokka_ray.campaign.playing import Player
+from quokka_ray.campaign.playing import Player, TooSlowError
 from quokka_ray.study.config import StudyConfig
 from quokka_ray.study.folder import StudyFolder, open_folder
 from quokka_ray.study.trajectory import TrajectoryConfig
@@ -43,7 +44,9 @@ def small(storage: Path, **sections: dict) -> StudyConfig:
 def look(config: StudyConfig, searches: int | None, **arguments: bool) -> Outlook:
     facts = corpus()
     menu = Menu(config, facts.vocab_size, facts.train_tokens)
-    return outlook(config, facts, menu, searches, **arguments)
+    found = outlook(config, facts, menu, searches, **arguments)
+    assert found is not None
+    return found
 
 
 def player_of(config: StudyConfig, **arguments: bool) -> Player:
@@ -227,13 +230,40 @@ def test_a_law_that_is_fitted_as_published_ones_has_an_outlook(
     assert found.end.params is not None
 
 
-def test_a_slow_machine_plays_fewer_searches_and_says_so(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, briefly: None
+def test_a_slow_machine_plays_fewer_searches_to_the_budget_alone_and_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "SECONDS", 0.0)
     monkeypatch.setattr(module, "FEWEST", 1)
     found = look(small(tmp_path), None)
     assert (found.searches, found.asked) == (1, module.SEARCHES)
+    assert found.rows[-1] is found.end
+    assert found.end.share == 1.0
+    assert "with twice as much" not in found.verdict
+
+
+def test_searches_that_take_too_long_are_given_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "PATIENCE", 0.0)
+    config, facts = small(tmp_path), corpus()
+    assert outlook(config, facts, Menu(config, facts.vocab_size, facts.train_tokens)) is None
+
+
+def test_a_search_that_is_too_slow_beyond_its_budget_tells_what_it_knew_at_its_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    player = player_of(small(tmp_path))
+    truth = player.truths(1)[0]
+    whole = player.play(truth)
+    # The clock is looked at once a trial, and once where the budget is spent.
+    ticks = count(1)
+    monkeypatch.setattr(playing, "time", SimpleNamespace(monotonic=lambda: next(ticks)))
+    found = player.play(truth, deadline=whole.states[3].trials + 1)
+    assert found.states == whole.states[:4]
+    assert [mark / BUDGET for mark in player.marks] == [0.25, 0.5, 0.75, 1.0]
+    with pytest.raises(TooSlowError):
+        player.play(truth, deadline=0)
 
 
 def test_half_widths_are_said_as_people_say_them() -> None:
