@@ -195,7 +195,8 @@ class Outlook:
             for (once, twice), limit in zip(pairs, self.wanted, strict=True)
             if once is not None and twice is not None and limit is not None and twice.value > limit
         ]
-        return bool(ratios) and min(ratios) > _SLOWLY and self.beyond > 0
+        seen = bool(ratios) and self.rows[-1] is not self.end
+        return seen and min(ratios) > _SLOWLY and self.beyond > 0
 
 
 def _last_within(marks: Sequence[float], budget: float) -> int:
