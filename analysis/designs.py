@@ -11,7 +11,7 @@ from analysis.fitting.result import Fit
 from analysis.laws.base import FloatArray, Points
 from analysis.replay import Design, Purchases
 from analysis.steering.belief import Belief
-from analysis.steering.choosing import POOL, Account, Market, Policy, choose
+from analysis.steering.choosing import POOL, SMALL_POOL, Account, Market, Policy, choose
 from analysis.steering.places import Trajectories, taken
 from analysis.steering.posterior import Observed
 
@@ -26,7 +26,7 @@ LARGEST_SHARE = 1 / 3
 _ONE_COMPUTE = 0.3
 """Runs whose ln C differs by less are of one compute."""
 
-_NODES = 15
+_NODES = 31
 """Of the quadrature over Z."""
 
 _TIE = 1e-9
@@ -101,7 +101,16 @@ def steered(purchases: Purchases, rng: np.random.Generator) -> int:
     `analysis.steering`: what a search uses. Its choice rests on its own belief, whatever the
     estimator is.
     """
-    market, belief = _believed(purchases)
+    return _chosen(purchases, rng, Policy() if purchases.world.repeats else POOL)
+
+
+def planned(purchases: Purchases, rng: np.random.Generator) -> int:
+    """As `steered`, the rest of the budget played to its end at each step: for few runs."""
+    return _chosen(purchases, rng, SMALL_POOL)
+
+
+def _chosen(purchases: Purchases, rng: np.random.Generator, policy: Policy) -> int:
+    market, belief = _believed(purchases, policy)
     open_ = np.zeros(market.candidates.count, dtype=bool)
     open_[purchases.affordable] = True
     account = Account(purchases.budget, purchases.spent, tuple(purchases.bought), (), open_)
@@ -146,8 +155,6 @@ def knowledge_gradient(
         return ready
     open_, market, belief = ready
     points, there = taken(market.candidates.points, open_), market.goal.points()
-    nodes, weights = np.polynomial.hermite_e.hermegauss(_NODES)
-    weights = weights / weights.sum()
     gain = np.zeros(open_.size)
     for share, part in zip(belief.shares, belief.parts, strict=True):
         f, g = part.gradient(points, market.phi[open_]), part.gradient(there, market.goal_phi)
@@ -155,10 +162,21 @@ def knowledge_gradient(
         own = np.einsum("kq,qr,kr->k", f, part.covariance, f)
         size = part.noise.at(market.candidates.log_flops[open_])
         moves = shared / np.sqrt(size**2 + own)[:, None]
-        middle = part.log_loss(there, market.goal_phi)
-        least = np.stack([(middle + moves * node).min(axis=1) for node in nodes], axis=1)
-        gain += share * (middle.min() - least @ weights + _TIE * np.ptp(moves, axis=1))
+        gained = expected_gain(part.log_loss(there, market.goal_phi), moves)
+        gain += share * (gained + _TIE * np.ptp(moves, axis=1))
     return int(open_[np.argmax(gain / market.candidates.cost[open_] ** exponent)])
+
+
+def expected_gain(middle: FloatArray, moves: FloatArray) -> FloatArray:
+    """Return min m - E min (m + s Z) of K runs, [K], by Gauss-Hermite quadrature.
+
+    Args:
+        middle: m, expectations at G places, [G].
+        moves: s, by how much a run moves them in a standard deviation, [K, G].
+    """
+    nodes, weights = np.polynomial.hermite_e.hermegauss(_NODES)
+    least = np.stack([(middle + moves * node).min(axis=1) for node in nodes], axis=1)
+    return np.asarray(middle.min() - least @ (weights / weights.sum()))
 
 
 def isoflop(purchases: Purchases, rng: np.random.Generator) -> int:
@@ -179,12 +197,11 @@ def isoflop(purchases: Purchases, rng: np.random.Generator) -> int:
     return int(near[np.argmin(np.abs(size - wanted))])
 
 
-def _believed(purchases: Purchases) -> tuple[Market, Belief | None]:
+def _believed(purchases: Purchases, policy: Policy = POOL) -> tuple[Market, Belief | None]:
     """Return what can be bought and what the purchases say of it under several forms."""
     memory, menu = purchases.memory, purchases.world.menu
     if "market" not in memory:
         runs = Trajectories.of(menu["params"], menu["tokens"], menu["cost"])
-        policy = Policy() if purchases.world.repeats else POOL
         market_ = Market.of(runs, purchases.world.goal, policy=policy)
         memory |= {"market": market_, "belief": None}
     market: Market = memory["market"]
@@ -247,4 +264,5 @@ DESIGNS: dict[str, Design] = {
     "thompson": thompson,
     "knowledge_gradient": knowledge_gradient,
     "steered": steered,
+    "planned": planned,
 }

@@ -31,13 +31,19 @@ import numpy as np
 import pandas as pd
 from live_pool import GRID
 
-from analysis.designs import d_optimal, random, space_filling, steered
+from analysis.designs import (
+    d_optimal,
+    knowledge_gradient,
+    planned,
+    random,
+    space_filling,
+    steered,
+    thompson,
+)
 from analysis.errors import AnalysisError, FitError
 from analysis.fitting.isoflop import isoflop_parabolas
 from analysis.laws.base import FloatArray
 from analysis.replay import ESTIMATORS, Design, Purchases, TableWorld
-from analysis.steering.choosing import SMALL_POOL, Market
-from analysis.steering.places import Trajectories
 
 HELD_OUT = 0.1
 """Share of the trajectories, the dearest ones."""
@@ -129,22 +135,14 @@ class Pool:
         return TableWorld.of(shuffled, self.held_out)
 
 
-def planned(purchases: Purchases, rng: np.random.Generator) -> int:
-    """As `steered`, the rest of the budget played to its end at every step."""
-    if "market" not in purchases.memory:
-        menu = purchases.world.menu
-        runs = Trajectories.of(menu["params"], menu["tokens"], menu["cost"])
-        market = Market.of(runs, purchases.world.goal, policy=SMALL_POOL)
-        purchases.memory |= {"market": market, "belief": None}
-    return steered(purchases, rng)
-
-
 DESIGNS: dict[str, Design] = {
     "steered": steered,
     "planned": planned,
     "random": random,
     "space filling": space_filling,
     "D-optimal": d_optimal,
+    "Thompson": thompson,
+    "knowledge gradient": knowledge_gradient,
 }
 
 

@@ -5,7 +5,7 @@ places to predict, and, but for the reference of a fit of the whole pool, the sa
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -196,10 +196,11 @@ def _mspe(market: Market, pool: Pool, belief: Belief | None, account: Account,
 
 DESIGNS: dict[str, tuple[Picker, bool]] = {
     "steered": (_steered, False),
+    "planned": (_steered, False),
     "random": (_random, False),
     "mspe": (_mspe, True),
 }
-"""How to choose, and whether under the law alone."""
+"""How to choose, and whether under the law alone; `planned` steers a pool as a small one."""
 
 
 def measure(task: str, design: str, seed: int) -> list[dict[str, Any]]:
@@ -207,6 +208,8 @@ def measure(task: str, design: str, seed: int) -> list[dict[str, Any]]:
     pool = pool_of(task)
     pick, alone = DESIGNS[design]
     market, final = _market(task, alone), _market(task, False)
+    if design == "planned":
+        market = replace(market, policy=SMALL_POOL)
     cost = pool.candidates.cost
     rows = []
     for share in pool.shares:

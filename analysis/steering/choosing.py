@@ -1,6 +1,6 @@
 """The next run: a pure function of what was bought, what is under way, and what can be had."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -35,6 +35,7 @@ class Policy:
             and least on whether it is.
         plan: play the rest of the budget to its end instead (`planning`): for budgets of a few
             dozen runs at most.
+        considered: candidates that a plan is made of, drawn where there are more.
     """
 
     start_share: float = 0.05
@@ -46,6 +47,7 @@ class Policy:
     bold: float = 0.7
     cautious: float = 0.4
     plan: bool = False
+    considered: int = 300
 
 
 SMALL_POOL = Policy(starts=3, fewest=3, start_reach=2.0, plan=True)
@@ -107,6 +109,11 @@ class Market:
             policy or Policy(),
         )
 
+    def among(self, chosen: np.ndarray) -> "Market":
+        """Return the same with some of the candidates, given by ascending numbers."""
+        rows = np.isin(self.candidates.owner, chosen)
+        return replace(self, candidates=self.candidates.take(chosen), phi=self.phi[rows])
+
     def believe(self, runs: Observed, before: Belief | None = None) -> Belief:
         """Return what the runs say; `before`, of fewer runs, makes it a matter of milliseconds."""
         return believe(self.forms, runs, self.basis, before)
@@ -165,7 +172,7 @@ def choose(
         market: what can be bought and what is wanted.
         belief: what the finished runs say; None while there are none.
         account: where the search stands.
-        rng: breaks ties of the start; nothing after it is random.
+        rng: breaks ties of the start, and draws the candidates of a plan.
     """
     costs = market.candidates.cost + account.overhead
     affordable = costs <= (account.budget - account.spent) * (1.0 + 1e-12)
@@ -179,7 +186,7 @@ def choose(
     if belief is None or started < policy.fewest or filling:
         return _fill(market, account, affordable, costs, rng)
     if policy.plan:
-        return _follow_plan(market, belief, account, affordable, costs)
+        return _follow_plan(market, belief, account, affordable, costs, rng)
     ceiling = max(policy.largest_share * account.spent, float(costs[affordable].min()))
     allowed = affordable & (costs <= ceiling)
     cuts = expected_cuts(market, belief, account.pending)
@@ -192,11 +199,24 @@ def choose(
 
 
 def _follow_plan(
-    market: Market, belief: Belief, account: Account, affordable: np.ndarray, costs: FloatArray
+    market: Market,
+    belief: Belief,
+    account: Account,
+    affordable: np.ndarray,
+    costs: FloatArray,
+    rng: np.random.Generator,
 ) -> Choice:
     """Return the dearest run of the best plan for the rest of the budget."""
-    hypotheses = _hypotheses(market, belief, account.pending)
-    plan = best_plan(hypotheses, costs, affordable, account.budget - account.spent)
+    open_, left = np.flatnonzero(affordable), account.budget - account.spent
+    if costs[open_].sum() <= left:
+        plan = open_
+    else:
+        if open_.size > market.policy.considered:
+            open_ = rng.choice(open_, market.policy.considered, replace=False)
+        numbers = np.union1d(open_, np.array(account.pending, dtype=np.intp))
+        pending = tuple(int(n) for n in np.searchsorted(numbers, account.pending))
+        hypotheses = _hypotheses(market.among(numbers), belief, pending)
+        plan = numbers[best_plan(hypotheses, costs[numbers], np.isin(numbers, open_), left)]
     cuts = expected_cuts(market, belief, account.pending)
     scores = np.full(costs.size, -np.inf)
     scores[plan] = costs[plan]
@@ -271,7 +291,7 @@ def _fill(
     price = left / max(policy.starts - len(account.bought) - account.unlisted, 1)
     cheapest = float(costs[affordable].min())
     allowed = affordable & (costs <= max(price, policy.start_reach * cheapest))
-    place = _middles(market.candidates)
+    place = market.candidates.middles
     if account.bought:
         distance = np.linalg.norm(place[:, None] - place[list(account.bought)], axis=2).min(axis=1)
     else:
@@ -280,16 +300,6 @@ def _fill(
     best = int(np.argmax(scores))
     unknown = np.full(len(market.goal.names), np.nan)
     return Choice(best, scores, unknown, "start: cheap, and far from the runs so far")
-
-
-def _middles(runs: Trajectories) -> FloatArray:
-    """Return the mean ln N and ln D of each trajectory, [T, 2]."""
-    counts = np.bincount(runs.owner, minlength=runs.count)
-    sums = [
-        np.bincount(runs.owner, weights=values, minlength=runs.count)
-        for values in (runs.points.log_params, runs.points.log_tokens)
-    ]
-    return np.stack(sums, axis=1) / counts[:, None]
 
 
 def _reason(market: Market, cuts: FloatArray, cost: float, account: Account) -> str:

@@ -77,6 +77,16 @@ class Trajectories:
         """ln of 6 N D of each observation, [S]."""
         return float(np.log(6.0)) + self.points.log_params + self.points.log_tokens
 
+    @property
+    def middles(self) -> FloatArray:
+        """Mean ln N and ln D of each trajectory, [T, 2]."""
+        counts = np.bincount(self.owner, minlength=self.count)
+        sums = [
+            np.bincount(self.owner, weights=values, minlength=self.count)
+            for values in (self.points.log_params, self.points.log_tokens)
+        ]
+        return np.stack(sums, axis=1) / counts[:, None]
+
 
 def taken(points: Points, index: np.ndarray) -> Points:
     """Return some rows of points, whatever further columns their class has."""

@@ -8,7 +8,7 @@ import pytest
 from laboratory import observe, scattered
 
 from analysis.cli import main
-from analysis.designs import DESIGNS
+from analysis.designs import DESIGNS, expected_gain
 from analysis.errors import ReplayError
 from analysis.replay import (
     Purchases,
@@ -130,6 +130,43 @@ def test_on_a_surface_the_optimum_is_judged_and_steering_beats_chance():
         errors[name] = np.median([row["ln_loss"] for row in found])
         assert np.mean([row["coverage"] for row in found]) > 0.5
     assert errors["v_optimal"] < errors["random"]
+
+
+def test_thompson_sampling_buys_near_the_optimum_of_each_compute():
+    world = surface()
+    work = np.log(world.menu["cost"].to_numpy())
+    ratio = np.log((world.menu["tokens"] / world.menu["params"]).to_numpy())
+    off = np.zeros(len(work))
+    for level in np.unique(work.round(3)):
+        rows = np.flatnonzero(work.round(3) == level)
+        there = np.log(world.menu[["params", "tokens"]].to_numpy()[rows]).T
+        off[rows] = np.abs(ratio[rows] - ratio[rows][np.argmin(world.log_loss(*there))])
+    distance = {}
+    for name in ("thompson", "random"):
+        bought: list[int] = []
+
+        def design(purchases, rng, name=name, bought=bought):
+            run = DESIGNS[name](purchases, rng)
+            if len(purchases.bought) >= 10:
+                bought.append(run)
+            return run
+
+        replay(world, design, mixture, [2e19], 0)
+        distance[name] = np.median(off[bought])
+    assert distance["thompson"] < 0.5 * distance["random"]
+
+
+def test_a_knowledge_gradient_is_what_the_decision_gains_on_average():
+    """Against drawn losses: each moves the expectations, and the least of them is what counts."""
+    rng = np.random.default_rng(0)
+    middle = np.array([0.0, 0.01, 0.03])
+    moves = rng.normal(0.0, 0.03, (5, 3))
+    found = expected_gain(middle, moves)
+    draws = rng.standard_normal(200_000)
+    for gain, row in zip(found, moves, strict=True):
+        after = np.stack([m + s * draws for m, s in zip(middle, row, strict=True)]).min(axis=0)
+        assert gain == pytest.approx(middle.min() - after.mean(), abs=4e-4)
+    assert expected_gain(middle, np.full((1, 3), 0.02)) == pytest.approx(0.0, abs=1e-9)
 
 
 def test_a_budget_that_buys_nothing_is_refused(world):

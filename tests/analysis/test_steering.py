@@ -1,6 +1,7 @@
 """The steering: scores against brute force, batches, stopping in words, nothing read unpaid."""
 
 import time
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -401,3 +402,24 @@ def test_a_plan_does_not_rest_on_one_dear_run():
     hypothesis = Hypothesis(1.0, telling, np.eye(1), np.eye(1))
     plan = best_plan([hypothesis], runs.cost, np.ones(7, dtype=bool), 1.0 + 1e-9)
     assert sorted(plan) == [1, 2, 3, 4, 5, 6]
+
+
+def test_a_plan_of_a_large_pool_is_made_of_some_of_its_runs(market, belief):
+    few = Market.of(
+        market.candidates, market.goal, market.forms, replace(SMALL_POOL, considered=20)
+    )
+    cost, bought = market.candidates.cost, tuple(range(12))
+    open_ = np.ones(cost.size, dtype=bool)
+    open_[list(bought)] = False
+    account = Account(0.5 * LARGEST, 0.0, bought, bought[-2:], open_)
+    found = set()
+    for seed in range(3):
+        choice = choose(few, belief, account, np.random.default_rng(seed))
+        planned = np.flatnonzero(np.isfinite(choice.scores))
+        assert planned.size <= 20
+        assert open_[planned].all()
+        assert cost[planned].sum() <= account.budget
+        found |= {int(index) for index in planned}
+    assert len(found) > 20, "other runs are considered at another time"
+    all_ = choose(few, belief, Account(1e6 * LARGEST, 0.0, bought, (), open_), None)
+    assert np.isfinite(all_.scores).sum() == open_.sum(), "what can all be bought needs no plan"
