@@ -11,8 +11,9 @@ from analysis.fitting.result import Fit
 from analysis.laws.base import FloatArray, Points
 from analysis.replay import Design, Purchases
 from analysis.steering.belief import Belief
-from analysis.steering.choosing import POOL, SMALL_POOL, Account, Market, Policy, choose
+from analysis.steering.choosing import Account, Market, choose
 from analysis.steering.places import Trajectories, taken
+from analysis.steering.policy import POOL, SMALL_POOL, Policy
 from analysis.steering.posterior import Observed
 
 START_SHARE = 0.05

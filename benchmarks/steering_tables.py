@@ -19,10 +19,11 @@ from analysis.calibration import cut
 from analysis.fitting.fit import fit_law
 from analysis.laws.base import FloatArray, Points, get_law
 from analysis.steering.belief import Belief
-from analysis.steering.choosing import POOL, SMALL_POOL, Account, Market, Policy, choose
+from analysis.steering.choosing import Account, Market, choose
 from analysis.steering.forms import Form, five_parameters, recorded, standard, with_misfit
 from analysis.steering.goals import Losses
 from analysis.steering.places import Trajectories, taken
+from analysis.steering.policy import POOL, SMALL_POOL, Policy
 from analysis.steering.posterior import Observed
 from analysis.steering.scoring import Telling
 

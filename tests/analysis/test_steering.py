@@ -12,7 +12,7 @@ from laboratory import ALPHA, BETA, A, B, E, true_optimum
 from analysis.discrepancy import noise_covariance
 from analysis.errors import AnalysisError
 from analysis.laws.base import Points
-from analysis.steering.choosing import SMALL_POOL, Account, Market, choose, expected_cuts
+from analysis.steering.choosing import Account, Market, choose, expected_cuts
 from analysis.steering.estimate import mixture
 from analysis.steering.forms import (
     TYPICAL_MEAN,
@@ -24,6 +24,7 @@ from analysis.steering.forms import (
 from analysis.steering.goals import Losses, Optimum
 from analysis.steering.places import Trajectories, taken
 from analysis.steering.planning import Hypothesis, best_plan
+from analysis.steering.policy import SMALL_POOL
 from analysis.steering.posterior import Observed
 from analysis.steering.scoring import Telling
 from analysis.steering.stopping import Trust, judge, surprise
