@@ -88,6 +88,8 @@ def main() -> None:
         vocab_size=options.vocab,
         seq_len=options.seq_len,
         rows=options.rows,
+        # Compiled blocks, and a tiny model's step in C, have no operations to clock.
+        compile="never",
     )
     trainer = Trainer(config, windows_of(config), "cpu")
     trainer.advance()
