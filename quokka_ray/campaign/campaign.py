@@ -131,7 +131,8 @@ class Campaign:
         if self.stopping:
             return self._idle()
         if self._queue:
-            first = next((name for name in self._queue if self._has_room(name)), None)
+            sizes = {name: self.ledger.trajectories[name].config.params for name in self._queue}
+            first = next((name for name in self._queue if self._has_room(sizes[name])), None)
             return self._idle() if first is None else self._start(first)
         if self._steering.arrived(self.guide, self._states, self._settled):
             return self._idle()
@@ -155,13 +156,10 @@ class Campaign:
         """
         states, available = self._states, self.account.available
         wanted = self._steering.propose(states, self.guide, available)
-        if wanted is None or self.devices.alike or not self._live:
-            return wanted
-        live = [self.ledger.trajectories[name] for name in self._live]
-        if self.devices.of(wanted.params) <= self.devices.free(live):
+        if wanted is None or self._has_room(wanted.params):
             return wanted
         speed = fit_speed(states, self.devices.of)
-        fits = self.devices.backfill(wanted.params, live, speed)
+        fits = self.devices.backfill(wanted.params, self._flying, speed)
         return self._steering.propose(states, self.guide, available, fits)
 
     # Telling
@@ -300,12 +298,15 @@ class Campaign:
 
     # Inside
 
-    def _has_room(self, trajectory: str) -> bool:
+    @property
+    def _flying(self) -> list[TrajectoryState]:
+        return [self.ledger.trajectories[name] for name in self._live]
+
+    def _has_room(self, params: int) -> bool:
+        """Return whether the workers of a run of N parameters are free."""
         if self.devices.alike or not self._live:
             return True
-        live = [self.ledger.trajectories[name] for name in self._live]
-        wanted = self.ledger.trajectories[trajectory].config.params
-        return self.devices.of(wanted) <= self.devices.free(live)
+        return self.devices.of(params) <= self.devices.free(self._flying)
 
     def _can_buy(self) -> bool:
         return self._steering.can_buy(self._states, self.account.available)

@@ -13,13 +13,13 @@ def add_study(parser: argparse.ArgumentParser) -> None:
     add_set(parser)
 
 
-def add_set(parser: argparse.ArgumentParser) -> None:
-    """Add `--set`."""
+def add_set(parser: argparse.ArgumentParser, example: str = "budget.flops=1e13") -> None:
+    """Add `--set`, whose help shows an example."""
     parser.add_argument(
         "--set",
         dest="overrides",
         action="append",
         default=[],
         metavar="KEY=VALUE",
-        help="override one value, such as --set budget.flops=1e13",
+        help=f"override one value, such as --set {example}",
     )

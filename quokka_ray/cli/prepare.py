@@ -4,6 +4,7 @@ import argparse
 import json
 from typing import Any
 
+from quokka_ray.cli.arguments import add_set
 from quokka_ray.cli.output import note, passing, say
 from quokka_ray.errors import ConfigurationError
 from quokka_ray.study.corpus import CorpusConfig
@@ -45,14 +46,7 @@ def add_verbs(verbs: Any) -> None:
         help="train a byte-level BPE of this vocabulary on the corpus, such as 32k",
     )
     parser.add_argument("--workers", metavar="N", help="processes (default: one for each core)")
-    parser.add_argument(
-        "--set",
-        dest="overrides",
-        action="append",
-        default=[],
-        metavar="KEY=VALUE",
-        help="override one value, such as --set corpus.near_duplicates=.8",
-    )
+    add_set(parser, example="corpus.near_duplicates=.8")
     parser.add_argument(
         "--verify", action="store_true", help="read every byte and hold it against the hashes"
     )

@@ -8,6 +8,7 @@ from support.simulated import ended, observe, open_campaign, progress, study
 
 from quokka_ray.campaign.campaign import Answer, Campaign
 from quokka_ray.campaign.devices import Devices
+from quokka_ray.campaign.speed import fit_speed
 from quokka_ray.study.folder import open_folder
 from quokka_ray.study.trajectory import TrajectoryConfig
 
@@ -100,7 +101,8 @@ def test_what_starts_beside_a_waiting_run_is_done_before_it_could_start(tmp_path
         states = campaign.ledger.trajectories
         live = [states[run.id] for run in flying[:2]]
         devices = Devices(5, {run.params: 2 for run in flying[:2]} | {LARGE: 3, 4_000: 1})
-        speed = campaign_speed(campaign)
+        speed = fit_speed(states.values())
+        assert speed is not None
         fits = devices.backfill(LARGE, live, speed)
         # One worker of five is free, and when the first of the two ends none is to spare.
         first = min(speed.seconds(run.params, run.flops_exact / 2) / 2 for run in flying[:2])
@@ -113,14 +115,6 @@ def test_what_starts_beside_a_waiting_run_is_done_before_it_could_start(tmp_path
         assert roomy.backfill(LARGE, live, speed)(4_000, 100 * long * flops), "one is to spare"
         assert not devices.backfill(LARGE, live, None)(4_000, 1.0), "nothing is known of time"
         campaign.close()
-
-
-def campaign_speed(campaign: Campaign):
-    from quokka_ray.campaign.speed import fit_speed
-
-    speed = fit_speed(campaign.ledger.trajectories.values())
-    assert speed is not None
-    return speed
 
 
 def test_a_search_that_counts_seconds_buys_fewer_and_larger_runs_where_starts_are_dear(

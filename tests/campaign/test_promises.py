@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from support import repeated
-from support.simulated import NOISE, ended, observe, open_campaign, study, true_loss
+from support.simulated import NOISE, ended, observe, open_campaign, report, study, true_loss
 
 from analysis.hopeless import FEWEST, SHARES
 from quokka_ray.campaign.campaign import Campaign
@@ -52,13 +52,7 @@ def rows_of(config: TrajectoryConfig) -> list[dict]:
 
 def run(campaign: Campaign, trials: int = 10**9) -> list[TrajectoryConfig]:
     """Run a campaign, one trial at a time; return what was trained."""
-    trained: list[TrajectoryConfig] = []
-    while len(trained) < trials and isinstance(answer := campaign.ask(), TrajectoryConfig):
-        for row in rows_of(answer):
-            campaign.tell(row)
-        campaign.returned(answer.id)
-        trained.append(answer)
-    return trained
+    return report(campaign, rows_of, trials)
 
 
 def opened(root, **search):

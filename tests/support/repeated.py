@@ -1,7 +1,7 @@
 """A campaign over repeated data whose trials are drawn from a known law of N, U and epochs."""
 
 import numpy as np
-from support.simulated import corpus, ended
+from support.simulated import corpus, ended, report
 
 from analysis.laws.base import Points, get_law
 from analysis.ushape import past_minimum
@@ -72,13 +72,7 @@ def rows_of(config: TrajectoryConfig) -> list[dict]:
 
 def run(campaign: Campaign, trajectories: int = 10**9) -> list[TrajectoryConfig]:
     """Run a campaign, one trial at a time; return what was trained."""
-    trained = []
-    while len(trained) < trajectories and isinstance(answer := campaign.ask(), TrajectoryConfig):
-        for row in rows_of(answer):
-            campaign.tell(row)
-        campaign.returned(answer.id)
-        trained.append(answer)
-    return trained
+    return report(campaign, rows_of, trajectories)
 
 
 def open_campaign(config: StudyConfig, folder: StudyFolder) -> Campaign:

@@ -126,3 +126,16 @@ def run(campaign: Campaign, at_once: int = 2) -> None:
         at_once=at_once,
         evaluator=lambda config: "data/bound",
     )
+
+
+def report(
+    campaign: Campaign, rows_of: Callable[[TrajectoryConfig], Sequence[dict]], trials: int
+) -> list[TrajectoryConfig]:
+    """Run a campaign, one trial at a time, each reporting its `rows_of`; return the trials."""
+    done: list[TrajectoryConfig] = []
+    while len(done) < trials and isinstance(answer := campaign.ask(), TrajectoryConfig):
+        for row in rows_of(answer):
+            campaign.tell(row)
+        campaign.returned(answer.id)
+        done.append(answer)
+    return done
