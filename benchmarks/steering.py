@@ -32,7 +32,8 @@ STOP = 2.0
 
 
 def _surface(task: tuple[str, str, int, tuple[float, ...]]) -> list[dict[str, object]]:
-    from steering_surfaces import TRUTHS, WAYS
+    from steering_surfaces import TRUTHS
+    from steering_ways import WAYS
 
     truth, way, seed, budgets = task
     began = time.process_time()
@@ -147,7 +148,8 @@ def main() -> None:
         designs = list(DESIGNS) if options.design == "all" else options.design.split(",")
         return run([(n, d, s) for n in names for d in designs for s in seeds], _table,
                    options.jobs, path)  # fmt: skip
-    from steering_surfaces import TRUTHS, WAYS
+    from steering_surfaces import TRUTHS
+    from steering_ways import WAYS
 
     truths = list(TRUTHS) if options.surface == "all" else options.surface.split(",")
     ways = list(WAYS) if options.design == "all" else options.design.split(",")

@@ -12,10 +12,16 @@ BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
 
 @pytest.fixture
-def surfaces(monkeypatch):
+def truths(monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    return importlib.import_module("steering_surfaces").TRUTHS
+
+
+@pytest.fixture
+def ways(monkeypatch):
     pytest.importorskip("optuna")
     monkeypatch.syspath_prepend(str(BENCHMARKS))
-    return importlib.import_module("steering_surfaces")
+    return importlib.import_module("steering_ways").WAYS
 
 
 @pytest.fixture
@@ -25,19 +31,19 @@ def written(monkeypatch):
 
 
 @pytest.mark.parametrize("way", ["steered", "random", "grid", "paper", "oracle-grid"])
-def test_no_way_spends_more_than_its_budget(surfaces, way):
+def test_no_way_spends_more_than_its_budget(truths, ways, way):
     budgets = (0.3, 0.5) if way != "random" else (0.3, 2.0)
-    rows = pd.DataFrame(surfaces.WAYS[way](surfaces.TRUTHS["chinchilla"], 0, budgets))
+    rows = pd.DataFrame(ways[way](truths["chinchilla"], 0, budgets))
     at = rows[rows["budget"].notna()]
     assert list(at["budget"]) == list(budgets)
     assert np.all(at["spent"] <= at["budget"] * (1 + 1e-9))
     assert np.isfinite(at["ln_loss"].iloc[-1])
 
 
-def test_a_search_repeats_itself_by_seed(surfaces):
-    truth = surfaces.TRUTHS["growing noise"]
+def test_a_search_repeats_itself_by_seed(truths, ways):
+    truth = truths["growing noise"]
     first, second, other = (
-        surfaces.steered(truth, seed, (0.15,))[0]["ln_loss"] for seed in (1, 1, 2)
+        ways["steered"](truth, seed, (0.15,))[0]["ln_loss"] for seed in (1, 1, 2)
     )
     assert first == second
     assert first != other
