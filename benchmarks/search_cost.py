@@ -28,11 +28,12 @@ import optuna
 import psutil
 from rich.console import Console
 
-from quokka_ray.campaign import steering
+from quokka_ray.campaign import proposals
 from quokka_ray.campaign.campaign import Campaign
 from quokka_ray.campaign.ledger import Ledger
 from quokka_ray.campaign.menu import Menu
 from quokka_ray.campaign.refits import Refits
+from quokka_ray.campaign.steering import Steering
 from quokka_ray.cluster.local import run_locally
 from quokka_ray.cluster.searcher import CampaignSearch
 from quokka_ray.cluster.tune import run_on_ray
@@ -165,8 +166,8 @@ def watched_parts(executor: str, clock: Callable[[], float]) -> Parts:
     parts = Parts(clock)
     for method in ("ask", "tell", "returned"):
         parts.watch(Campaign, method, "campaign")
-    parts.watch(steering.Steering, "propose", "steering")
-    parts.watch(steering, "suggest_factors", "TPE")
+    parts.watch(Steering, "propose", "steering")
+    parts.watch(proposals, "suggest_factors", "TPE")
     parts.watch(Ledger, "append", "ledger")
     parts.watch(Ledger, "runs", "run table")
     parts.watch(Refits, "refit_guide", "guide")

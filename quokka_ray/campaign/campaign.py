@@ -32,9 +32,10 @@ from quokka_ray.campaign.ending import Ending, Kind, ending, trust_notes
 from quokka_ray.campaign.ledger import Ledger, Record, TrajectoryState, read_rows
 from quokka_ray.campaign.menu import Menu
 from quokka_ray.campaign.planned import trajectory_of
+from quokka_ray.campaign.proposals import Proposal, Proposer
 from quokka_ray.campaign.refits import Refits
 from quokka_ray.campaign.speed import fit_speed
-from quokka_ray.campaign.steering import Proposal, Steering
+from quokka_ray.campaign.steering import Steering
 from quokka_ray.corpus import TokenCorpus
 from quokka_ray.study.config import StudyConfig
 from quokka_ray.study.folder import StudyFolder
@@ -68,7 +69,7 @@ class Observer(Protocol):
         """The law that is reported was refitted."""
 
 
-def steering_of(study: StudyConfig, menu: Menu | DataMenu) -> Steering | DataSteering:
+def steering_of(study: StudyConfig, menu: Menu | DataMenu) -> Proposer:
     """Return what chooses the study's runs from its menu."""
     if isinstance(menu, DataMenu):
         return DataSteering(study, menu)

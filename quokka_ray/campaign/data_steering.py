@@ -11,7 +11,7 @@ dear ones. Then the law of all runs says what the observations of each candidate
 answers at the target's unique tokens, and the one that tells most per FLOP is bought.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
@@ -20,20 +20,16 @@ from analysis.data_design import spread_over, target_gradients, trajectory_gains
 from analysis.fitting.fit import Fit
 from analysis.laws.base import FloatArray, Points
 from analysis.steering.places import Trajectories
-from analysis.steering.stopping import Trust
 from analysis.turning import Curve, Turning
 from analysis.ushape import curve_of, done_after
 from quokka_ray.campaign.beliefs import Predicted
 from quokka_ray.campaign.data_menu import DataMenu
-from quokka_ray.campaign.devices import Devices, Fits, anything
-from quokka_ray.campaign.dimensions import Dimensions
-from quokka_ray.campaign.factors import scored_of, suggest_factors
+from quokka_ray.campaign.devices import Fits, anything
+from quokka_ray.campaign.factors import scored_of
 from quokka_ray.campaign.ledger import TrajectoryState
-from quokka_ray.campaign.speed import fit_speed, prices
-from quokka_ray.campaign.steering import Proposal, fitting
+from quokka_ray.campaign.proposals import AT_RANDOM, Proposal, Proposer, fitting
 from quokka_ray.study.config import StudyConfig
 from quokka_ray.study.search import EarlyEnd
-from quokka_ray.study.trajectory import TrajectoryConfig
 
 START_TRAJECTORIES = 6
 """Trajectories of the start: the corners of the space and two between them."""
@@ -56,8 +52,11 @@ _REPEATED = 0.5
 law that is taken to be right would otherwise buy its favourite place again and again."""
 
 
-class DataSteering:
-    """Chooses trajectories for one study of repeated data.
+class DataSteering(Proposer):
+    """Chooses trajectories for one study of repeated data, until its budget is spent.
+
+    No larger runs test its law, as they do one of N and D, and its trajectories' own observations
+    say when they end.
 
     Args:
         study: The study.
@@ -65,15 +64,13 @@ class DataSteering:
     """
 
     def __init__(self, study: StudyConfig, menu: DataMenu) -> None:
-        self._study = study
+        super().__init__(study)
         self._menu = menu
-        self._dimensions = Dimensions(study)
         self._rule = study.search.early_end or EarlyEnd()
-        self.devices = Devices()
         self.start = self._start()
 
     def can_buy(self, states: Sequence[TrajectoryState], available: float) -> bool:
-        """Return whether any trajectory is worth its price; arguments as those of `propose`."""
+        """Return whether any trajectory that is worth its price can be paid for."""
         return not self.candidates(states, available).empty
 
     def propose(
@@ -83,21 +80,14 @@ class DataSteering:
         available: float,
         fits: Fits = anything,
     ) -> Proposal | None:
-        """Return the next trajectory; arguments as those of `Steering.propose`."""
+        """Return the next trajectory; its learning rate is relative to the study's own."""
         place = self._place(states, guide, available, fits)
         if place is None:
             return None
         row, reason = place
-        factors = suggest_factors(
-            self._dimensions.space,
-            scored_of(
-                self._dimensions,
-                states,
-                guide,
-                [float(each.planned["lr_factor"]) for each in states],
-            ),
-            seed=self._study.seed * 1_000_003 + len(states),
-        )
+        lr_factors = [float(each.planned["lr_factor"]) for each in states]
+        scored = scored_of(self._dimensions, states, guide, lr_factors)
+        factors = self._suggested(scored, len(states))
         params, unique, tokens = int(row["params"]), int(row["unique_tokens"]), int(row["tokens"])
         predicted = None
         if guide is not None:
@@ -121,34 +111,6 @@ class DataSteering:
             predicted=predicted,
             weights=self._dimensions.weights_of(factors),
         )
-
-    def trust(self, guide: Fit | None, states: Sequence[TrajectoryState]) -> Trust:
-        """Return full trust: laws of N and D alone are tested by larger runs."""
-        return Trust()
-
-    @property
-    def arrived_with(self) -> int:
-        """0: no number of observations ends it."""
-        return 0
-
-    def arrived(
-        self,
-        guide: Fit | None,
-        states: Sequence[TrajectoryState],
-        reported: Callable[[], Fit | None],
-    ) -> bool:
-        """Return False: a search of repeated data ends with its budget."""
-        return False
-
-    def promised(
-        self,
-        config: TrajectoryConfig,
-        predicted: Predicted | None,
-        guide: Fit | None,
-        states: Sequence[TrajectoryState],
-    ) -> TrajectoryConfig:
-        """Return the run as it is: its own observations say when it ends."""
-        return config
 
     def turning(self, states: Sequence[TrajectoryState]) -> Turning:
         """Return after how many epochs curves are done, by all that were observed so far."""
@@ -242,8 +204,7 @@ class DataSteering:
             if (int(row.params), int(row.unique_tokens)) not in planned and there.any():
                 return candidates[there].iloc[0], "start: fills the space of N and U"
         if guide is None:
-            rng = np.random.default_rng([self._study.seed, len(states)])
-            return candidates.iloc[int(rng.integers(len(candidates)))], "at random: no law yet"
+            return self._any_of(candidates, len(states)), AT_RANDOM
         return self._steer(guide, candidates, states)
 
     def _steer(
@@ -281,11 +242,9 @@ class DataSteering:
         self, states: Sequence[TrajectoryState], candidates: pd.DataFrame, flops: FloatArray
     ) -> FloatArray:
         """Return what candidates are weighed by, [R]: FLOPs and an overhead, or device seconds."""
-        if self._study.search.price == "seconds":
-            speed = fit_speed(states, self.devices.of)
-            if speed is not None:
-                params = candidates["params"].to_numpy(float)
-                return prices(speed, params, flops, self.devices.of)
+        seconds = self._seconds(states, candidates["params"].to_numpy(float), flops)
+        if seconds is not None:
+            return seconds
         return flops + OVERHEAD_SHARE * float(self._menu.table["cost"].max())
 
     def expected(self, candidates: pd.DataFrame) -> Trajectories:

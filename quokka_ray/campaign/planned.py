@@ -4,7 +4,7 @@ import math
 
 from quokka_ray.campaign.data_menu import DataMenu
 from quokka_ray.campaign.menu import Menu, plan_run
-from quokka_ray.campaign.steering import Proposal
+from quokka_ray.campaign.proposals import Proposal
 from quokka_ray.corpus import TokenCorpus
 from quokka_ray.study.config import StudyConfig
 from quokka_ray.study.trajectory import TrajectoryConfig

@@ -13,7 +13,7 @@ from optuna.samplers import BaseSampler
 from quokka_ray.campaign.data_menu import DataMenu
 from quokka_ray.campaign.dimensions import Dimensions
 from quokka_ray.campaign.menu import Menu
-from quokka_ray.campaign.steering import Proposal
+from quokka_ray.campaign.proposals import Proposal
 from quokka_ray.study.config import StudyConfig
 
 

@@ -1,20 +1,17 @@
 """Steering: which run to buy next.
 
-A start that fills the space comes first: several sizes at each of a few shared levels of compute,
-cheap ones first, so that both arms of each IsoFLOP curve are seen before any law is trusted.
-From then on size and data are placed where a trajectory, with all its observations, is expected
+A start that fills the space comes first (`start.py`), and then the run that tests its law. From
+then on size and data are placed where a trajectory, with all its observations, is expected
 to cut the variance of the target's answer most for its price under the forms of the law that the
 runs leave open (`analysis.steering`), and Optuna places the other dimensions around it.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
-from analysis.design import space_filling
 from analysis.fitting.fit import Fit
 from analysis.laws.base import FloatArray
 from analysis.laws.mixture import PREFIX
@@ -22,23 +19,18 @@ from analysis.steering.choosing import Account, Choice, choose
 from analysis.steering.stopping import Trust
 from quokka_ray.campaign.arrival import Arrival
 from quokka_ray.campaign.beliefs import Beliefs, Predicted
-from quokka_ray.campaign.devices import Devices, Fits, anything
-from quokka_ray.campaign.dimensions import Dimensions, Place
-from quokka_ray.campaign.factors import Scored, scored_of, suggest_factors
+from quokka_ray.campaign.devices import Fits, anything
+from quokka_ray.campaign.dimensions import Place
+from quokka_ray.campaign.factors import Scored, scored_of
 from quokka_ray.campaign.ledger import TrajectoryState
-from quokka_ray.campaign.menu import LEVELS_PER_DECADE, Menu, Run
+from quokka_ray.campaign.menu import Menu, Run
 from quokka_ray.campaign.promises import promised
-from quokka_ray.campaign.speed import fit_speed, prices
-from quokka_ray.study.config import LRScheduleName, StudyConfig
+from quokka_ray.campaign.proposals import AT_RANDOM, Proposal, Proposer, fitting, room_for
+from quokka_ray.campaign.start import start_design
+from quokka_ray.study.config import StudyConfig
 from quokka_ray.study.corpus import shares_of
-from quokka_ray.study.recipe import STUDYS_OWN, Recipe
+from quokka_ray.study.recipe import Recipe
 from quokka_ray.study.trajectory import TrajectoryConfig
-
-START_SIZES = 6
-"""Sizes at each level of the start."""
-
-START_LEVELS = LEVELS_PER_DECADE // 2
-"""The start takes every so manieth level of the menu: two in a factor of ten."""
 
 LR_TRUST = 30.0
 """A learning-rate law that leaves the stated rate by more than this factor is not followed."""
@@ -50,55 +42,13 @@ REPLICATES = 0.1
 """Share of the trials that may repeat a size and token count: to learn the noise, a few do."""
 
 
-@dataclass(frozen=True)
-class Proposal:
-    """A run worth buying, and why."""
-
-    params: int
-    tokens: int
-    unique_tokens: int
-    cost: float
-    lr: float
-    lr_factor: float
-    lr_schedule: LRScheduleName
-    reason: str
-    predicted: Predicted | None
-    weights: Mapping[str, float] = field(default_factory=dict)
-    """Weights of the mixture that are searched, by part."""
-    recipe: Recipe = STUDYS_OWN
-    """What differs in its recipe besides. N and D are as the menu has them: the run's own follow
-    with its recipe (`Menu.run`)."""
-
-
-def start_design(study: StudyConfig, menu: Menu) -> pd.DataFrame:
-    """Return the space-filling start.
-
-    Returns:
-        Columns params, tokens, cost, flops (the level, 6ND), and observed_at (token counts) where
-        a run is observed more than once. Its total cost is at most
-        `search.initial_fraction` of the budget, or that of one level if even this does not fit.
-    """
-    levels = menu.levels[::START_LEVELS]
-    start = space_filling(
-        [menu.at_level(level) for level in levels],
-        allowance=study.search.initial_fraction * study.budget.flops,
-        sizes=START_SIZES,
-    )
-    start["flops"] = [levels[int(level)] for level in start["level"]]
-    if study.search.observations > 1:
-        start["observed_at"] = [
-            " ".join(map(str, menu.points(int(tokens)))) for tokens in start["tokens"]
-        ]
-    return start.drop(columns="level")
-
-
 def taken(states: Sequence[TrajectoryState]) -> set[tuple[int, int]]:
     """Return the places that were bought; a hopeless trial leaves its own free."""
     return {state.place for state in states if state.hopeless_excess is None}
 
 
-class Steering:
-    """Chooses runs for one study.
+class Steering(Proposer):
+    """Chooses sizes and tokens for one study.
 
     Args:
         study: The study.
@@ -106,13 +56,11 @@ class Steering:
     """
 
     def __init__(self, study: StudyConfig, menu: Menu) -> None:
-        self._study = study
+        super().__init__(study)
         self._menu = menu
-        self._dimensions = Dimensions(study)
         self.start = start_design(study, menu)
         self.beliefs = Beliefs(study, menu)
         self._arrival = Arrival(study.target, self.beliefs)
-        self.devices = Devices()
 
     def propose(
         self,
@@ -121,24 +69,13 @@ class Steering:
         available: float,
         fits: Fits = anything,
     ) -> Proposal | None:
-        """Return the next run; None where none fits.
-
-        Args:
-            states: Every trajectory planned so far.
-            guide: The five-parameter law of all runs, whose response says what rates and
-                schedules cost, and sets learning rates.
-            available: Exact FLOPs that the run may cost; at least the menu's cheapest run.
-            fits: Which runs the cluster has room for now.
-        """
+        """Return the next run; its learning rate is relative to the guide's."""
         place = self._place(states, guide, available, fits)
         if place is None:
             return None
         params, tokens, _, reason = place
-        factors = suggest_factors(
-            self._dimensions.space,
-            self._scored(states, guide, Place(params, tokens)),
-            seed=self._study.seed * 1_000_003 + len(states),
-        )
+        scored = self._scored(states, guide, Place(params, tokens))
+        factors = self._suggested(scored, len(states))
         recipe, run = self.affordable_recipe(factors, params, tokens, available)
         batch = run.rung.step_tokens
         center = float(self._lr_centers(guide, [run.rung.params], [run.tokens], [batch])[0])
@@ -159,7 +96,7 @@ class Steering:
         )
 
     def can_buy(self, states: Sequence[TrajectoryState], available: float) -> bool:
-        """Return whether any run is worth its price; arguments as those of `propose`."""
+        """Return whether any run can be paid for."""
         return available >= self._menu.smallest_cost
 
     def trust(self, guide: Fit | None, states: Sequence[TrajectoryState]) -> Trust:
@@ -177,7 +114,7 @@ class Steering:
         states: Sequence[TrajectoryState],
         reported: Callable[[], Fit | None],
     ) -> bool:
-        """Return whether the target ends the search; arguments as those of `Arrival.reached`."""
+        """Return whether the target ends the search, once a law of its start has been tested."""
         # Nothing is claimed before the start is over: its runs, and the one that tests its law.
         started = sum(state.ended is not None for state in states) > len(self.start)
         if self._study.target.stop == "budget" or guide is None or not started:
@@ -208,15 +145,13 @@ class Steering:
             return reach
         if guide is not None:
             return self._steer(states, guide, available, fits)
-        rng = np.random.default_rng([self._study.seed, len(states)])
         spent = sum(state.flops_spent for state in states)
         ceiling = max(LARGEST_SHARE * spent, self._menu.smallest_cost)
         candidates = fitting(self._menu.affordable(min(available, ceiling)), fits)
         if candidates.empty:
             return None
-        chosen = candidates.iloc[int(rng.integers(len(candidates)))]
-        place = int(chosen["params"]), int(chosen["tokens"]), float(chosen["cost"])
-        return *place, "at random: no law yet"
+        chosen = self._any_of(candidates, len(states))
+        return int(chosen["params"]), int(chosen["tokens"]), float(chosen["cost"]), AT_RANDOM
 
     def _reach(
         self, states: Sequence[TrajectoryState], guide: Fit | None, available: float
@@ -247,12 +182,13 @@ class Steering:
         """Return the run that tells most of the target for its price, and what it would tell."""
         belief = self.beliefs.of(guide, states)
         table, market, running = self.beliefs.offered(available, states)
-        seconds = self._seconds(states, table)
-        room = _room(table, fits)
+        sizes, tokens, cost = (table[c].to_numpy(float) for c in ("params", "tokens", "cost"))
+        seconds = self._seconds(states, sizes, cost)
+        room = room_for(table, fits)
         budget = self._study.budget.flops
         bought = tuple(range(len(table), market.candidates.count))
-        work = 6.0 * table["params"].to_numpy(float) * table["tokens"].to_numpy(float)
-        payable = room & (table["cost"].to_numpy(float) <= available)
+        work = 6.0 * sizes * tokens
+        payable = room & (cost <= available)
         payable &= np.log(work) >= self.beliefs.trust.log_floor - 1e-9
         planned = taken(states)
         places = zip(table["params"], table["tokens"], strict=True)
@@ -289,18 +225,6 @@ class Steering:
             if known[choice.index]:
                 reason = f"a replicate, to learn the noise: {reason}"
         return int(chosen["params"]), int(chosen["tokens"]), float(chosen["cost"]), reason
-
-    def _seconds(
-        self, states: Sequence[TrajectoryState], table: pd.DataFrame
-    ) -> FloatArray | None:
-        """Return the device seconds of runs, [R]; None while, or where, FLOPs are the price."""
-        if self._study.search.price == "flops":
-            return None
-        speed = fit_speed(states, self.devices.of)
-        if speed is None:
-            return None
-        params, cost = table["params"].to_numpy(float), table["cost"].to_numpy(float)
-        return prices(speed, params, cost, self.devices.of)
 
     @staticmethod
     def _may_replicate(states: Sequence[TrajectoryState]) -> bool:
@@ -375,16 +299,3 @@ class Steering:
         )
         rates = np.array([config.lr for config in configs])
         return scored_of(self._dimensions, states, guide, (rates / centers).tolist(), place)
-
-
-def _room(table: pd.DataFrame, fits: Fits) -> np.ndarray:
-    """Return which runs of a table (columns params, cost) the cluster has room for now, [R]."""
-    if fits is anything:
-        return np.ones(len(table), dtype=bool)
-    pairs = zip(table["params"], table["cost"], strict=True)
-    return np.array([fits(params, cost) for params, cost in pairs], dtype=bool)
-
-
-def fitting(table: pd.DataFrame, fits: Fits) -> pd.DataFrame:
-    """Return the rows of `table` that the cluster has room for now, numbered anew."""
-    return table if fits is anything else table[_room(table, fits)].reset_index(drop=True)

@@ -21,8 +21,8 @@ from ray.tune.search.optuna import OptunaSearch
 
 from quokka_ray.campaign.campaign import Answer, Campaign
 from quokka_ray.campaign.dimensions import Dimensions
+from quokka_ray.campaign.proposals import Proposal
 from quokka_ray.campaign.sampler import SteeredSampler, search_space
-from quokka_ray.campaign.steering import Proposal
 from quokka_ray.cluster.trainable import ROW, trial_config, why_it_failed
 from quokka_ray.study.trajectory import TrajectoryConfig
 
