@@ -5,7 +5,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from quokka_ray.campaign.ledger import Record, TrajectoryState, read_rows, run_rows
+from quokka_ray.campaign.ledger import read_rows
+from quokka_ray.campaign.run_rows import run_rows
+from quokka_ray.campaign.trajectory_state import Record, TrajectoryState
 from quokka_ray.study.trajectory import TrajectoryConfig
 
 

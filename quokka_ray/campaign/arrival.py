@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from analysis.fitting.fit import Fit
 from quokka_ray.campaign.beliefs import Beliefs
 from quokka_ray.campaign.ending import meets
-from quokka_ray.campaign.ledger import TrajectoryState
+from quokka_ray.campaign.trajectory_state import TrajectoryState
 from quokka_ray.study.search import TargetConfig
 
 ASK_AGAIN = 1.1

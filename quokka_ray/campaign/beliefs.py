@@ -23,8 +23,8 @@ from analysis.steering.places import Trajectories
 from analysis.steering.posterior import Observed
 from analysis.steering.predictive import Predictive
 from analysis.steering.stopping import Trust, Verdict, judge
-from quokka_ray.campaign.ledger import TrajectoryState
 from quokka_ray.campaign.menu import Menu
+from quokka_ray.campaign.trajectory_state import TrajectoryState
 from quokka_ray.study.config import StudyConfig, TargetConfig
 
 _UNSURE = 0.5

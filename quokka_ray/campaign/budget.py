@@ -7,7 +7,7 @@ again. A trial is started only if what it will cost still fits, so the cap is ke
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from quokka_ray.campaign.ledger import TrajectoryState
+from quokka_ray.campaign.trajectory_state import TrajectoryState
 
 
 def projected_flops(state: TrajectoryState) -> float:

@@ -16,35 +16,33 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
-from typing import Protocol
 
 import numpy as np
 import pandas as pd
 
 from analysis.fitting.fit import Fit
 from analysis.steering.stopping import Trust
-from quokka_ray.campaign.budget import Account, account, projected_flops
+from quokka_ray.campaign.budget import Account, account
 from quokka_ray.campaign.data_menu import DataMenu
 from quokka_ray.campaign.data_steering import DataSteering
 from quokka_ray.campaign.devices import Devices
 from quokka_ray.campaign.ending import Ending, Kind, ending, trust_notes
-from quokka_ray.campaign.ledger import Ledger, Record, TrajectoryState, read_rows
+from quokka_ray.campaign.flights import Flights
+from quokka_ray.campaign.ledger import Ledger, read_rows
 from quokka_ray.campaign.menu import Menu
-from quokka_ray.campaign.planned import trajectory_of
+from quokka_ray.campaign.observer import Observer
+from quokka_ray.campaign.planned import planned_record, trajectory_of
 from quokka_ray.campaign.proposals import Proposal, Proposer
 from quokka_ray.campaign.refits import Refits
 from quokka_ray.campaign.speed import fit_speed
 from quokka_ray.campaign.steering import Steering
+from quokka_ray.campaign.trajectory_state import Record, TrajectoryState
 from quokka_ray.corpus import TokenCorpus
 from quokka_ray.study.config import StudyConfig
 from quokka_ray.study.folder import StudyFolder
 from quokka_ray.study.trajectory import TrajectoryConfig
 
 logger = logging.getLogger(__name__)
-
-MAX_ATTEMPTS = 3
-"""Times that a trajectory is started before it is given up as failed."""
 
 
 class Answer(enum.Enum):
@@ -54,19 +52,6 @@ class Answer(enum.Enum):
     """Nothing fits now, but trials in flight may give budget back."""
     DONE = "done"
     """Nothing is left to run."""
-
-
-class Observer(Protocol):
-    """Whoever wants to watch a campaign: TensorBoard, the terminal."""
-
-    def planned(self, campaign: "Campaign", trajectory: TrajectoryConfig) -> None:
-        """A trajectory was planned."""
-
-    def told(self, campaign: "Campaign", row: Record) -> None:
-        """A row was reported: progress, observation, or ended."""
-
-    def refitted(self, campaign: "Campaign", fit: Fit) -> None:
-        """The law that is reported was refitted."""
 
 
 def steering_of(study: StudyConfig, menu: Menu | DataMenu) -> Proposer:
@@ -110,10 +95,9 @@ class Campaign:
         self._laws = Refits(study, clock)
         self.stopping = False
         self._steering = steering_of(study, menu)
-        self._queue: list[str] = []
-        self._live: set[str] = set()
-        self._take_up()
-        if len(self.ledger.trajectories) > len(self._queue):
+        self._flights = Flights(self.ledger, folder, study.budget.flops, self._announce)
+        self._flights.take_up()
+        if len(self.ledger.trajectories) > len(self._flights.waiting):
             self._refit()
 
     # Asking
@@ -131,23 +115,19 @@ class Campaign:
         """
         if self.stopping:
             return self._idle()
-        if self._queue:
-            sizes = {name: self.ledger.trajectories[name].config.params for name in self._queue}
-            first = next((name for name in self._queue if self._has_room(sizes[name])), None)
-            return self._idle() if first is None else self._start(first)
+        if self._flights.waiting:
+            first = next(filter(self._has_room_for, self._flights.waiting), None)
+            return self._idle() if first is None else self._flights.start(first)
         if self._steering.arrived(self.guide, self._states, self._settled):
             return self._idle()
-        limit = self.study.budget.trials
-        if limit is not None and len(self.ledger.trajectories) >= limit:
-            return self._idle()
-        if not self._can_buy():
+        if self._at_trial_limit or not self._can_buy():
             return self._idle()
         proposal = self.propose()
         if proposal is None:
             return self._idle()
         if announce is not None:
             announce(proposal)
-        return self._start(self._plan(proposal))
+        return self._flights.start(self._plan(proposal))
 
     def propose(self) -> Proposal | None:
         """Return the next run that the steering would buy; None: it waits for others to end.
@@ -160,7 +140,7 @@ class Campaign:
         if wanted is None or self._has_room(wanted.params):
             return wanted
         speed = fit_speed(states, self.devices.of)
-        fits = self.devices.backfill(wanted.params, self._flying, speed)
+        fits = self.devices.backfill(wanted.params, self._flights.states, speed)
         return self._steering.propose(states, self.guide, available, fits)
 
     # Telling
@@ -180,37 +160,28 @@ class Campaign:
             # not be waited for twice.
             new = self.ledger.append(row, durable=False)
         if kind == "ended":
-            self._live.discard(row["trajectory"])
+            self._flights.live.discard(row["trajectory"])
         if not new:
             return
         # A curve along epochs counts when it has ended: a fit for each of its points would cost
         # many times as much and, before the curve turns, say little of where it will.
         if kind == ("ended" if self.study.search.repeats else "observation"):
             self._refit()
-        for observer in self.observers:
-            observer.told(self, row)
+        self._announce(row)
 
     def returned(self, trajectory: str) -> None:
         """A trajectory's process returned by itself: it ended, or it was asked to stop."""
         self._reread(trajectory)
         if self.ledger.trajectories[trajectory].ended is None and not self.stopping:
             self.lost(trajectory, "it returned without an end")
-        self._live.discard(trajectory)
+        self._flights.live.discard(trajectory)
 
     def lost(self, trajectory: str, reason: str) -> None:
-        """A trajectory's process died. It is run again, or given up after `MAX_ATTEMPTS`."""
-        self._live.discard(trajectory)
+        """A trajectory's process died. It is run again, or given up after a few attempts."""
+        self._flights.live.discard(trajectory)
         self._reread(trajectory)
-        state = self.ledger.trajectories[trajectory]
-        if state.ended is not None or self.stopping:
-            return
-        self._rewind(state)
-        if state.attempts >= MAX_ATTEMPTS:
-            self._end(state, "failed", f"{state.attempts} attempts; the last: {reason}")
-        elif self.account.available < 0:
-            self._end(state, "failed", f"no budget left to run it again; {reason}")
-        else:
-            self._queue.append(trajectory)
+        if self.ledger.trajectories[trajectory].ended is None and not self.stopping:
+            self._flights.again(trajectory, reason)
 
     def stop(self) -> None:
         """Give out no more runs."""
@@ -251,13 +222,12 @@ class Campaign:
     @property
     def ending(self) -> Ending:
         """Where the search stands, or why it ended."""
-        limit = self.study.budget.trials
         kind: Kind = "going on"
         if self.stopping:
             kind = "stopped"
         elif self.guide is not None and self._steering.arrived_with == len(self.guide.runs):
             kind = "reached"
-        elif limit is not None and len(self.ledger.trajectories) >= limit:
+        elif self._at_trial_limit:
             kind = "trials"
         elif not self._can_buy():
             cheapest = self.menu.smallest_cost
@@ -281,7 +251,7 @@ class Campaign:
     @property
     def live(self) -> frozenset[str]:
         """The trajectories in flight."""
-        return frozenset(self._live)
+        return frozenset(self._flights.live)
 
     @property
     def start_plan(self) -> pd.DataFrame:
@@ -299,15 +269,19 @@ class Campaign:
 
     # Inside
 
-    @property
-    def _flying(self) -> list[TrajectoryState]:
-        return [self.ledger.trajectories[name] for name in self._live]
-
     def _has_room(self, params: int) -> bool:
         """Return whether the workers of a run of N parameters are free."""
-        if self.devices.alike or not self._live:
+        if self.devices.alike or not self._flights.live:
             return True
-        return self.devices.of(params) <= self.devices.free(self._flying)
+        return self.devices.of(params) <= self.devices.free(self._flights.states)
+
+    def _has_room_for(self, trajectory: str) -> bool:
+        return self._has_room(self.ledger.trajectories[trajectory].config.params)
+
+    @property
+    def _at_trial_limit(self) -> bool:
+        limit = self.study.budget.trials
+        return limit is not None and len(self.ledger.trajectories) >= limit
 
     def _can_buy(self) -> bool:
         return self._steering.can_buy(self._states, self.account.available)
@@ -324,35 +298,13 @@ class Campaign:
         self.settle()
         return self.fit
 
-    def _take_up(self) -> None:
-        """Queue what an earlier driver left unfinished, as far as the budget still holds it.
-
-        Work that a kill destroyed is charged; so what is left may not hold every trajectory's
-        remainder. Those that it does not hold end as `stopped`.
-        """
-        unfinished = self.ledger.unfinished()
-        for state in unfinished:
-            self._rewind(state)
-        room = self.account.available
-        for state in reversed(unfinished):
-            if room >= 0:
-                break
-            room += projected_flops(state) - state.flops_spent
-            self._end(state, "stopped", "the budget does not hold its remainder")
-        self._queue = [state.config.id for state in unfinished if state.ended is None]
-
-    def _rewind(self, state: TrajectoryState) -> None:
-        """Set a trajectory's position back to its last complete checkpoint."""
-        checkpoints = self.folder.trajectory(state.config.id).glob("checkpoints/*/COMPLETE")
-        state.processed = max((int(path.parent.name) for path in checkpoints), default=0)
-
     def _reread(self, trajectory: str) -> None:
         """Tell what a trajectory's own record holds: a report may have died with its process."""
         for row in read_rows(self.folder.trajectory(trajectory) / "metrics.jsonl"):
             self.tell(row)
 
     def _idle(self) -> Answer:
-        if self._live:
+        if self._flights.live:
             return Answer.WAIT
         self.settle()
         return Answer.DONE
@@ -362,44 +314,14 @@ class Campaign:
         count, states = len(self.ledger.trajectories), self._states
         config = trajectory_of(proposal, count, self.study, self.corpus, self.menu)
         config = self._steering.promised(config, proposal.predicted, self.guide, states)
-        place, own = (proposal.params, proposal.tokens), (config.params, config.tokens)
-        self.ledger.append(
-            {
-                "kind": "planned",
-                "trajectory": config.id,
-                "reason": proposal.reason,
-                "predicted": asdict(proposal.predicted) if proposal.predicted else None,
-                "lr_factor": proposal.lr_factor,
-                **({} if place == own else {"place": place}),
-                "reserved_flops": config.flops_exact,
-                "config": config.model_dump(mode="json"),
-            },
-            # On the disk with its start, before anyone runs it.
-            durable=False,
-        )
-        self._queue.append(config.id)
+        # On the disk with its start, before anyone runs it.
+        self.ledger.append(planned_record(proposal, config), durable=False)
+        self._flights.waiting.append(config.id)
         for observer in self.observers:
             observer.planned(self, config)
         return config.id
 
-    def _start(self, trajectory: str) -> TrajectoryConfig:
-        state = self.ledger.trajectories[trajectory]
-        self._queue.remove(trajectory)
-        self._live.add(trajectory)
-        self.ledger.append(
-            {"kind": "started", "trajectory": trajectory, "attempt": state.attempts + 1}
-        )
-        return state.config
-
-    def _end(self, state: TrajectoryState, status: str, reason: str) -> None:
-        row = {
-            "kind": "ended",
-            "trajectory": state.config.id,
-            "status": status,
-            "reason": reason,
-            "flops_spent": state.flops_spent,
-        }
-        self.ledger.append(row)
+    def _announce(self, row: Record) -> None:
         for observer in self.observers:
             observer.told(self, row)
 

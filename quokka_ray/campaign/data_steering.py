@@ -26,8 +26,8 @@ from quokka_ray.campaign.beliefs import Predicted
 from quokka_ray.campaign.data_menu import DataMenu
 from quokka_ray.campaign.devices import Fits, anything
 from quokka_ray.campaign.factors import scored_of
-from quokka_ray.campaign.ledger import TrajectoryState
 from quokka_ray.campaign.proposals import AT_RANDOM, Proposal, Proposer, fitting
+from quokka_ray.campaign.trajectory_state import TrajectoryState
 from quokka_ray.study.config import StudyConfig
 from quokka_ray.study.search import EarlyEnd
 

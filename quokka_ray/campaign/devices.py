@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from quokka_ray.campaign.budget import projected_flops
-from quokka_ray.campaign.ledger import TrajectoryState
 from quokka_ray.campaign.speed import Speed
+from quokka_ray.campaign.trajectory_state import TrajectoryState
 
 Fits = Callable[[float, float], bool]
 """Whether a run of N parameters and so many exact FLOPs may start now."""

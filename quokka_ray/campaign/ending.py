@@ -9,7 +9,7 @@ import numpy as np
 from analysis.fitting.fit import Fit
 from analysis.steering.stopping import Trust
 from quokka_ray.campaign.beliefs import surprise_of
-from quokka_ray.campaign.ledger import TrajectoryState
+from quokka_ray.campaign.trajectory_state import TrajectoryState
 from quokka_ray.study.config import TargetConfig
 
 Kind = Literal["going on", "reached", "budget", "remainder", "trials", "no claim", "stopped"]

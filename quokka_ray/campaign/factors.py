@@ -19,7 +19,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from analysis.fitting.fit import Fit
 from quokka_ray.campaign.dimensions import Dimensions, Place
-from quokka_ray.campaign.ledger import TrajectoryState
+from quokka_ray.campaign.trajectory_state import TrajectoryState
 
 MAX_TOLD = 250
 """Observations told at an ask, the latest ones: telling costs time in proportion, and from 250 on

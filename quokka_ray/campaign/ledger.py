@@ -10,104 +10,18 @@ import logging
 import os
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from analysis.laws.mixture import PREFIX
-from analysis.ushape import SECOND_DESCENT, curve_of, second_descent
+from quokka_ray.campaign.run_rows import RUN_COLUMNS, run_rows
+from quokka_ray.campaign.trajectory_state import Record, TrajectoryState
 from quokka_ray.errors import ConfigurationError, MachineError
 from quokka_ray.study.trajectory import TrajectoryConfig
 
 logger = logging.getLogger(__name__)
-
-Record = dict[str, Any]
-
-
-@dataclass
-class TrajectoryState:
-    """One trajectory as the ledger knows it, with the progress that its trial last reported.
-
-    Progress is not in the ledger: it is rebuilt from the trajectory's own `metrics.jsonl`.
-    """
-
-    config: TrajectoryConfig
-    planned: Record
-    """What was written when it was planned, without the configuration."""
-    attempts: int = 0
-    started_at: float | None = None
-    """When its latest attempt was started, seconds since the epoch."""
-    observations: list[Record] = field(default_factory=list)
-    """Those that have a loss, in the order of their token counts."""
-    diverged: list[Record] = field(default_factory=list)
-    """Observations that their branch's divergence cost."""
-    ended: Record | None = None
-    progress: Record | None = None
-    processed: int = 0
-    """Tokens of the whole path that lie behind the latest attempt, branches included."""
-    _spent: tuple[tuple[int, Record | None, Record | None], float] | None = field(
-        default=None, repr=False, compare=False
-    )
-
-    def advance(self, row: Record) -> None:
-        """Take a row of kind `progress`."""
-        self.progress = row
-        # Rows of older trials count along one path, which had no branches.
-        self.processed = int(row["processed_tokens" if "processed_tokens" in row else "tokens"])
-
-    def observe(self, record: Record) -> None:
-        """Take an observation, or what a branch that diverged left in its place."""
-        branch_diverged = record.get("status") == "diverged"
-        (self.diverged if branch_diverged else self.observations).append(record)
-        behind = record.get("processed_tokens") or _tokens(self.config, record)
-        self.processed = max(self.processed, int(behind))
-
-    @property
-    def place(self) -> tuple[int, int]:
-        """N and D that the menu has it under: its own may differ from them with its recipe."""
-        own = self.config.params, self.config.tokens
-        params, tokens = self.planned.get("place") or own
-        return int(params), int(tokens)
-
-    @property
-    def last_observation(self) -> Record | None:
-        """The observation at the trajectory's last point, or at which it ended early."""
-        last = self.observations[-1] if self.observations else None
-        at_the_end = last is not None and _tokens(self.config, last) == self.config.tokens
-        finished = self.ended is not None and self.ended["status"] == "finished"
-        return last if at_the_end or finished else None
-
-    @property
-    def hopeless_excess(self) -> float | None:
-        """Excess of ln loss that it would have ended with at least; None: it was not hopeless."""
-        if self.ended is None or self.ended["status"] != "hopeless":
-            return None
-        return float(self.ended["excess"])
-
-    @property
-    def flops_spent(self) -> float:
-        """Exact FLOPs of all attempts, as last reported."""
-        # The budget adds up all trajectories several times for each record.
-        if self._spent is not None:
-            (count, progress, ended), spent = self._spent
-            if (
-                count == len(self.observations) + len(self.diverged)
-                and progress is self.progress
-                and ended is self.ended
-            ):
-                return spent
-        rows = [*self.observations, *self.diverged, self.progress, self.ended]
-        spent = max((float(row["flops_spent"]) for row in rows if row), default=0.0)
-        seen = len(self.observations) + len(self.diverged)
-        self._spent = (seen, self.progress, self.ended), spent
-        return spent
-
-
-def _tokens(config: TrajectoryConfig, record: Record) -> int:
-    """Return the token count that a record is of; one that does not say is of the last."""
-    return int(record.get("tokens") or config.tokens)
 
 
 def record_id(record: Mapping[str, Any]) -> str:
@@ -300,80 +214,3 @@ def read_rows(path: Path) -> list[Record]:
             # Two attempts can leave a torn line between them; what it said was said again.
             logger.warning("%s: skipping a line that is not JSON", path)
     return rows
-
-
-RUN_COLUMNS = [
-    "study", "trajectory", "observation", "params", "params_non_embedding", "tokens",
-    "unique_tokens", "epochs", "flops", "flops_convention", "params_convention", "loss",
-    "loss_stderr", "train_loss", "lr", "lr_schedule", "warmup_tokens", "warmup_fraction",
-    "cooldown_tokens",
-    "batch_tokens", "seq_len", "kernel", "noise_schedule", "objective", "weight_decay",
-    "dropout", "seed", "corpus", "tokenizer", "evaluator", "cooled", "parent", "flops_spent",
-    "device_seconds", "status", "loss_stderr_paired", "regime",
-]  # fmt: skip
-
-
-def run_rows(state: TrajectoryState) -> list[dict[str, Any]]:
-    """Return a trajectory's rows of the run table, by `RUN_COLUMNS` and its mixture's shares."""
-    config, ended = state.config, state.ended
-    seen = [*state.observations, *state.diverged]
-    seen.sort(key=lambda record: _tokens(config, record))
-    rows = [_run_row(config, record, record.get("status", "finished")) for record in seen]
-    if ended is not None and ended["status"] != "finished" and len(seen) < len(config.points):
-        rows.append(_run_row(config, ended, ended["status"]))
-    if config.tokens > config.unique_tokens:
-        marked = [row for row in rows if row["loss"] is not None]
-        first = second_descent(*curve_of(marked))
-        for row in marked[first:] if first is not None else ():
-            row["regime"] = SECOND_DESCENT
-    for name in ("flops_spent", "device_seconds"):
-        before = 0.0
-        for row in rows:
-            if row[name] is not None:
-                row[name], before = row[name] - before, row[name]
-    return rows
-
-
-def _run_row(config: TrajectoryConfig, record: Record, status: str) -> dict[str, Any]:
-    tokens = _tokens(config, record)
-    unique = min(tokens, config.unique_tokens)
-    return {
-        "study": config.study,
-        "trajectory": config.id,
-        "observation": record.get("observation"),
-        "params": config.params,
-        "params_non_embedding": config.params_non_embedding,
-        "tokens": tokens,
-        "unique_tokens": unique,
-        "epochs": tokens / unique,
-        "flops": 6.0 * config.params * tokens,
-        "flops_convention": "6ND",
-        "params_convention": "total",
-        "loss": record.get("loss"),
-        "loss_stderr": record.get("loss_stderr"),
-        "train_loss": record.get("train_loss"),
-        "lr": config.lr,
-        "lr_schedule": config.lr_schedule,
-        "warmup_tokens": config.warmup_steps * config.batch_tokens,
-        "warmup_fraction": config.training.warmup_fraction,
-        "cooldown_tokens": config.cooldown_tokens(tokens) if record.get("cooled") else None,
-        "batch_tokens": config.batch_tokens,
-        "seq_len": config.model.seq_len,
-        "kernel": config.diffusion.kernel,
-        "noise_schedule": config.diffusion.noise_schedule,
-        "objective": config.diffusion.objective,
-        "weight_decay": config.training.weight_decay,
-        "dropout": config.training.dropout,
-        "seed": config.seed,
-        "corpus": config.corpus_hash,
-        "tokenizer": config.tokenizer,
-        "evaluator": record.get("evaluator"),
-        "cooled": record.get("cooled"),
-        "parent": record.get("parent"),
-        "flops_spent": record.get("flops_spent"),
-        "device_seconds": record.get("device_seconds"),
-        "status": status,
-        "loss_stderr_paired": record.get("loss_stderr_paired"),
-        "regime": None,
-        **{PREFIX + part: share for part, share in config.mixture_shares.items()},
-    }

@@ -1,10 +1,12 @@
-"""From a proposal to the complete configuration of its trajectory."""
+"""From a proposal to its trajectory's complete configuration, and to the ledger's record of it."""
 
 import math
+from dataclasses import asdict
 
 from quokka_ray.campaign.data_menu import DataMenu
 from quokka_ray.campaign.menu import Menu, plan_run
 from quokka_ray.campaign.proposals import Proposal
+from quokka_ray.campaign.trajectory_state import Record
 from quokka_ray.corpus import TokenCorpus
 from quokka_ray.study.config import StudyConfig
 from quokka_ray.study.trajectory import TrajectoryConfig
@@ -47,6 +49,21 @@ def trajectory_of(
         # Neighbouring studies share no seeds, and a trajectory's seed survives a resume.
         seed=study.seed * 1_000_003 + index,
     )
+
+
+def planned_record(proposal: Proposal, config: TrajectoryConfig) -> Record:
+    """Return the ledger's record of a plan: why it is bought, what it should show and may cost."""
+    place, own = (proposal.params, proposal.tokens), (config.params, config.tokens)
+    return {
+        "kind": "planned",
+        "trajectory": config.id,
+        "reason": proposal.reason,
+        "predicted": asdict(proposal.predicted) if proposal.predicted else None,
+        "lr_factor": proposal.lr_factor,
+        **({} if place == own else {"place": place}),
+        "reserved_flops": config.flops_exact,
+        "config": config.model_dump(mode="json"),
+    }
 
 
 def _short(count: float) -> str:

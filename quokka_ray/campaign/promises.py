@@ -20,7 +20,7 @@ from analysis.fitting.fit import Fit
 from analysis.hopeless import SHARES, Curves, ceilings
 from analysis.laws.base import FloatArray, Points
 from quokka_ray.campaign.beliefs import Beliefs, Predicted
-from quokka_ray.campaign.ledger import TrajectoryState
+from quokka_ray.campaign.trajectory_state import TrajectoryState
 from quokka_ray.study.config import StudyConfig
 from quokka_ray.study.search import HopelessConfig
 from quokka_ray.study.trajectory import Promise, TrajectoryConfig

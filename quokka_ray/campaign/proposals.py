@@ -18,8 +18,8 @@ from quokka_ray.campaign.beliefs import Predicted
 from quokka_ray.campaign.devices import Devices, Fits, anything
 from quokka_ray.campaign.dimensions import Dimensions
 from quokka_ray.campaign.factors import Scored, suggest_factors
-from quokka_ray.campaign.ledger import TrajectoryState
 from quokka_ray.campaign.speed import fit_speed, prices
+from quokka_ray.campaign.trajectory_state import TrajectoryState
 from quokka_ray.study.config import LRScheduleName, StudyConfig
 from quokka_ray.study.recipe import STUDYS_OWN, Recipe
 from quokka_ray.study.trajectory import TrajectoryConfig

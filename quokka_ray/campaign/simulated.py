@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from quokka_ray.campaign.beliefs import missing_points
 from quokka_ray.campaign.budget import projected_flops
 from quokka_ray.campaign.campaign import Campaign
-from quokka_ray.campaign.ledger import Record, TrajectoryState
+from quokka_ray.campaign.trajectory_state import Record, TrajectoryState
 from quokka_ray.study.trajectory import TrajectoryConfig
 
 Losses = Callable[[TrajectoryConfig], Sequence[float]]

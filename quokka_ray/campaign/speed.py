@@ -11,7 +11,7 @@ import numpy as np
 
 from analysis.laws.base import FloatArray
 from quokka_ray.campaign.budget import Account, projected_flops
-from quokka_ray.campaign.ledger import TrajectoryState
+from quokka_ray.campaign.trajectory_state import TrajectoryState
 
 
 @dataclass(frozen=True)

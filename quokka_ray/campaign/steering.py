@@ -1,9 +1,9 @@
 """Steering: which run to buy next.
 
 A start that fills the space comes first (`start.py`), and then the run that tests its law. From
-then on size and data are placed where a trajectory, with all its observations, is expected
-to cut the variance of the target's answer most for its price under the forms of the law that the
-runs leave open (`analysis.steering`), and Optuna places the other dimensions around it.
+then on size and data are placed where a trajectory, with all its observations, is expected to cut
+the variance of the target's answer most for its price under the forms of the law that the runs
+leave open (`analysis.steering`), and Optuna places the other dimensions around it.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -22,11 +22,11 @@ from quokka_ray.campaign.beliefs import Beliefs, Predicted
 from quokka_ray.campaign.devices import Fits, anything
 from quokka_ray.campaign.dimensions import Place
 from quokka_ray.campaign.factors import Scored, scored_of
-from quokka_ray.campaign.ledger import TrajectoryState
 from quokka_ray.campaign.menu import Menu, Run
 from quokka_ray.campaign.promises import promised
 from quokka_ray.campaign.proposals import AT_RANDOM, Proposal, Proposer, fitting, room_for
 from quokka_ray.campaign.start import start_design
+from quokka_ray.campaign.trajectory_state import TrajectoryState
 from quokka_ray.study.config import StudyConfig
 from quokka_ray.study.corpus import shares_of
 from quokka_ray.study.recipe import Recipe

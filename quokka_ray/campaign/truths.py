@@ -35,7 +35,7 @@ from analysis.laws.mixture import PREFIX
 from analysis.laws.response import Response, ResponsePrior
 from analysis.steering.forms import TYPICAL_MEAN, TYPICAL_SPREAD
 from analysis.steering.smooth import SmoothBasis
-from quokka_ray.campaign.ledger import TrajectoryState
+from quokka_ray.campaign.trajectory_state import TrajectoryState
 from quokka_ray.study.config import StudyConfig
 from quokka_ray.study.trajectory import TrajectoryConfig
 

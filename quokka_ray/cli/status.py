@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from quokka_ray.campaign.budget import Account
-    from quokka_ray.campaign.ledger import TrajectoryState
+    from quokka_ray.campaign.trajectory_state import TrajectoryState
 
 
 def run_status(options: argparse.Namespace) -> int:

@@ -8,11 +8,12 @@ import optuna
 
 from analysis.export import write_law
 from analysis.fitting.fit import Fit
-from quokka_ray.campaign.campaign import Campaign, Observer
+from quokka_ray.campaign.campaign import Campaign
 from quokka_ray.campaign.data_menu import DataMenu
 from quokka_ray.campaign.ending import Ending
 from quokka_ray.campaign.ledger import read_rows
 from quokka_ray.campaign.menu import Menu
+from quokka_ray.campaign.observer import Observer
 from quokka_ray.cluster.interrupt import interruptible
 from quokka_ray.cluster.local import run_locally
 from quokka_ray.cluster.tune import run_on_ray

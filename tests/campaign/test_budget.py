@@ -8,7 +8,7 @@ from support.simulated import ended, observe, open_campaign, run, study, true_op
 
 from quokka_ray.campaign.budget import projected_flops
 from quokka_ray.campaign.campaign import Answer, Campaign
-from quokka_ray.campaign.ledger import TrajectoryState
+from quokka_ray.campaign.trajectory_state import TrajectoryState
 from quokka_ray.study.folder import open_folder
 from quokka_ray.study.trajectory import TrajectoryConfig
 

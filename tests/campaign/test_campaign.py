@@ -14,7 +14,8 @@ from support.simulated import (
     write_rows,
 )
 
-from quokka_ray.campaign.campaign import MAX_ATTEMPTS, Answer
+from quokka_ray.campaign.campaign import Answer
+from quokka_ray.campaign.flights import MAX_ATTEMPTS
 from quokka_ray.campaign.ledger import Ledger
 from quokka_ray.study.folder import StudyFolder, open_folder
 from quokka_ray.study.trajectory import TrajectoryConfig

@@ -5,7 +5,7 @@ import json
 import pytest
 from support.simulated import finish, open_campaign, study
 
-from quokka_ray.campaign.campaign import MAX_ATTEMPTS
+from quokka_ray.campaign.flights import MAX_ATTEMPTS
 from quokka_ray.cli.main import main
 from quokka_ray.study.folder import open_folder
 

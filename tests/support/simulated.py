@@ -9,8 +9,9 @@ from typing import Any, cast
 
 import numpy as np
 
-from quokka_ray.campaign.campaign import Campaign, Observer
+from quokka_ray.campaign.campaign import Campaign
 from quokka_ray.campaign.menu import Menu
+from quokka_ray.campaign.observer import Observer
 from quokka_ray.campaign.simulated import ended as ended
 from quokka_ray.campaign.simulated import observation, play
 from quokka_ray.corpus import TokenCorpus
