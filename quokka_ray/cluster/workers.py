@@ -25,7 +25,7 @@ from quokka_ray.study.config import ResourcesConfig
 from quokka_ray.study.trajectory import TrajectoryConfig
 
 if TYPE_CHECKING:
-    from quokka_ray.training.run import Outcome
+    from quokka_ray.training.attempt import Outcome
 
 _RETRIES = 2
 """Times that lost workers of a run without a campaign are replaced."""

@@ -7,8 +7,9 @@ import pytest
 from trajectories import trajectory
 
 from quokka_ray.study.config import EarlyEnd
-from quokka_ray.training import run as run_module
-from quokka_ray.training.run import PAST_MINIMUM, train
+from quokka_ray.training import attempt
+from quokka_ray.training.attempt import PAST_MINIMUM
+from quokka_ray.training.run import train
 
 POINTS = (8, 16, 32, 64, 128)
 STEPS = 256
@@ -32,14 +33,14 @@ def repeated(corpus):
 @pytest.fixture
 def risen(monkeypatch):
     """Make losses rise from the third observation on: 3.0, 2.5, 2.6, 2.7 ..."""
-    evaluate = run_module.evaluate
+    evaluate = attempt.evaluate
     losses = {8: 3.0, 16: 2.5, 32: 2.6, 64: 2.7, 128: 2.8, 256: 2.9}
 
     def rising(trainer, corpus, folder, row):
         row = evaluate(trainer, corpus, folder, row)
         return row | {"loss": losses[row["tokens"] // trainer.config.batch_tokens]}
 
-    monkeypatch.setattr(run_module, "evaluate", rising)
+    monkeypatch.setattr(attempt, "evaluate", rising)
 
 
 def test_it_finishes_with_fewer_observations_and_spends_less(repeated, risen, tmp_path):

@@ -11,7 +11,7 @@ from trajectories import trajectory
 from quokka_ray.errors import ConfigurationError
 from quokka_ray.model.counts import flops_per_token
 from quokka_ray.study.config import DiffusionConfig
-from quokka_ray.training import run as run_module
+from quokka_ray.training import attempt
 from quokka_ray.training.loop import Trainer
 from quokka_ray.training.run import train
 
@@ -181,7 +181,7 @@ def test_a_trajectory_killed_in_an_evaluation_goes_on_to_the_same_bits(
     branched, tmp_path, monkeypatch, number
 ):
     config, straight, _ = branched
-    evaluate, calls = run_module.evaluate, []
+    evaluate, calls = attempt.evaluate, []
 
     def killed(*arguments):
         calls.append(1)
@@ -189,7 +189,7 @@ def test_a_trajectory_killed_in_an_evaluation_goes_on_to_the_same_bits(
             raise Killed
         return evaluate(*arguments)
 
-    monkeypatch.setattr(run_module, "evaluate", killed)
+    monkeypatch.setattr(attempt, "evaluate", killed)
     with pytest.raises(Killed):
         run(config, tmp_path)
     assert len(observed(tmp_path)) == number - 1

@@ -2,6 +2,7 @@
 
 import ctypes
 from ctypes import POINTER, c_double, c_int64, c_void_p
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -107,10 +108,12 @@ class NativeStep(FusedStep):
     @torch.no_grad()
     def __call__(self, tokens: Tensor, batch: Batch[Tensor]) -> Tensor:
         """Return the loss (0-d) and add its gradient to the parameters' `grad`."""
-        total = self._allocate() if self.gradient is None else self.gradient
         rows, seq_len = tokens.shape
-        if self._functions is None or seq_len % _VECTOR:
+        functions = self._functions_for(seq_len)
+        if functions is None:
             return super().__call__(tokens, batch)
+        total = self.gradient
+        assert total is not None
         assert batch.flat is not None
         assert batch.weights is not None
         if self._parameters[0].grad is None:
@@ -120,9 +123,8 @@ class NativeStep(FusedStep):
         clean, flat = tokens.contiguous(), batch.flat.contiguous()
         weights = batch.weights.to(total.dtype).contiguous()
         noisy = clean.new_empty(seq_len)
-        loss = self._functions.step(
-            ctypes.byref(self._described),
-            self._memory_of(seq_len).data_ptr(),
+        loss = functions.step(
+            *self._model_and_memory(seq_len),
             clean.data_ptr(),
             noisy.data_ptr(),
             rows,
@@ -137,16 +139,14 @@ class NativeStep(FusedStep):
     @torch.no_grad()
     def states(self, tokens: Tensor) -> Tensor:
         """Return the model's hidden states [B, T, d] of noisy tokens [B, T]."""
-        if self.gradient is None:
-            self._allocate()
         rows, seq_len = tokens.shape
-        if self._functions is None or seq_len % _VECTOR:
+        functions = self._functions_for(seq_len)
+        if functions is None:
             return super().states(tokens)
         noisy = tokens.contiguous()
         out = self._parameters[0].new_empty(rows, seq_len, self._described.width)
-        self._functions.states(
-            ctypes.byref(self._described),
-            self._memory_of(seq_len).data_ptr(),
+        functions.states(
+            *self._model_and_memory(seq_len),
             noisy.data_ptr(),
             rows,
             seq_len,
@@ -157,17 +157,15 @@ class NativeStep(FusedStep):
     @torch.no_grad()
     def masked_losses(self, tokens: Tensor, flat: Tensor) -> Tensor:
         """Return -log p(token | unmasked tokens) of each masked position, [M]."""
-        if self.gradient is None:
-            self._allocate()
         rows, seq_len = tokens.shape
-        if self._functions is None or seq_len % _VECTOR:
+        functions = self._functions_for(seq_len)
+        if functions is None:
             return super().masked_losses(tokens, flat)
         clean, flat = tokens.contiguous(), flat.contiguous()
         noisy = clean.new_empty(seq_len)
         losses = self._parameters[0].new_empty(len(flat))
-        self._functions.losses(
-            ctypes.byref(self._described),
-            self._memory_of(seq_len).data_ptr(),
+        functions.losses(
+            *self._model_and_memory(seq_len),
             clean.data_ptr(),
             noisy.data_ptr(),
             rows,
@@ -178,12 +176,20 @@ class NativeStep(FusedStep):
         )
         return losses
 
-    def _memory_of(self, seq_len: int) -> Tensor:
+    def _functions_for(self, seq_len: int) -> ctypes.CDLL | None:
+        """Return the compiled step, its memory allocated; None: torch's operations do it."""
+        if self.gradient is None:
+            self._allocate()
+        return None if seq_len % _VECTOR else self._functions
+
+    def _model_and_memory(self, seq_len: int) -> tuple[Any, int]:
+        """Return what every function takes first: the model, and room for its work."""
+        model = ctypes.byref(self._described)
         if seq_len not in self._memory:
             assert self._functions is not None
-            size = self._functions.memory_of(ctypes.byref(self._described), seq_len)
+            size = self._functions.memory_of(model, seq_len)
             self._memory[seq_len] = self._parameters[0].detach().new_empty(size)
-        return self._memory[seq_len]
+        return model, self._memory[seq_len].data_ptr()
 
 
 def _addresses(tensors: list[Tensor | None]) -> "ctypes.Array[c_void_p]":
