@@ -15,7 +15,7 @@ export OMP_NUM_THREADS ?= 1
 .PHONY: help setup search resume test test-all lint tensorboard export paper bench bench-laws bench-train bench-search clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo "  STUDY=name picks a study of search_spaces/ (now $(STUDY)); ARGS=... is passed on"
 
 setup: $(STAMP) ## make .venv and install requirements.txt

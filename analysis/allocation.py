@@ -12,6 +12,7 @@ from analysis.lawfile import LawFile
 from analysis.laws.response import Response
 from analysis.reference.quokka import power_laws, published_state
 from analysis.state import LawState
+from analysis.units import format_flops
 
 FAR = 2.0
 """Decades beyond the largest run after which intervals are known to be too narrow."""
@@ -203,10 +204,8 @@ def paper_answer(flops: float | None, unique_tokens: float | None) -> dict[str, 
 
 def _beyond(decades: float, flops: float, state: LawState) -> str:
     low, high = state.validity["flops"]
-    side = (
-        f"above the largest run ({high:.3g}" if flops > high else f"below the smallest ({low:.3g}"
-    )
-    sentence = f"the budget lies {decades:.2g} decades {side} FLOPs)"
+    side, end = ("above the largest", high) if flops > high else ("below the smallest", low)
+    sentence = f"the budget lies {decades:.2g} decades {side} run ({format_flops(end)} FLOPs)"
     if decades > FAR:
         sentence += "; intervals do not know by how much the law's form may fail there"
     return sentence

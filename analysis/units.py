@@ -4,6 +4,9 @@ import math
 import re
 
 _SUFFIXES = {"": 1.0, "k": 1e3, "K": 1e3, "M": 1e6, "B": 1e9, "G": 1e9, "T": 1e12, "P": 1e15}
+_SHOWN_AS_FACTOR = 0.25
+"""Half widths in the logarithm from which on a factor says more than a percentage."""
+
 _PATTERN = re.compile(r"^\s*([+-]?(?:\d[\d_]*\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)\s*([kKMBGTP]?)\s*$")
 
 
@@ -45,3 +48,21 @@ def format_quantity(value: float, digits: int = 3) -> str:
             scaled = float(f"{value / scale:.{digits}g}")
             return f"{scaled:g}{suffix}"
     return f"{value:.{digits}g}"
+
+
+def format_flops(value: float, digits: int = 3) -> str:
+    """Return FLOPs to `digits` significant digits as study files write them: `4.2e11`.
+
+    All amounts have one form, so that they compare at a glance.
+    """
+    if value == 0 or not math.isfinite(value):
+        return f"{value:g}"
+    mantissa, exponent = f"{value:.{digits - 1}e}".split("e")
+    return f"{float(mantissa):g}e{int(exponent)}"
+
+
+def format_half_width(half_width: float) -> str:
+    """Return a half width in the logarithm as people say it: `±5.1 %`, `a factor of 2.2`."""
+    if half_width < _SHOWN_AS_FACTOR:
+        return f"±{100.0 * math.expm1(half_width):.2g} %"
+    return f"a factor of {math.exp(min(half_width, 700.0)):.2g}"

@@ -29,7 +29,9 @@ def _add_predict(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser
     verb.add_argument("law", type=Path, metavar="LAW", help="law.json or its folder")
     verb.add_argument("--params", type=quantity, metavar="N", help="such as 1.3B")
     verb.add_argument("--tokens", type=quantity, metavar="D", help="such as 30B")
-    verb.add_argument("--unique-tokens", type=quantity, metavar="U")
+    verb.add_argument(
+        "--unique-tokens", type=quantity, metavar="U", help="of repeated data; unset: one epoch"
+    )
     verb.add_argument(
         "--points", type=Path, metavar="CSV", help="rows of params, tokens[, unique_tokens]"
     )

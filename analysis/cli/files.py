@@ -18,7 +18,7 @@ def add_verbs(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]")
 def _add_export(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     verb = subparsers.add_parser("export", help="write a law as Markdown, CSV and figures")
     verb.add_argument("law", type=Path, metavar="LAW", help="law.json or its folder")
-    verb.add_argument("--out", type=Path, required=True, metavar="DIR")
+    verb.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to write to")
     verb.add_argument("--target", type=quantity, metavar="FLOPS", help="budget to show in 6ND")
     add_json(verb)
     verb.set_defaults(func=run_export)
@@ -34,7 +34,13 @@ def _add_import(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]
     verb.add_argument(
         "sources", nargs="+", metavar="SOURCE", help="a file, a folder, or a database's URL"
     )
-    verb.add_argument("--from", dest="kind", choices=("auto", *KINDS), default="auto")
+    verb.add_argument(
+        "--from",
+        dest="kind",
+        choices=("auto", *KINDS),
+        default="auto",
+        help="what SOURCE is (default: auto, by its content)",
+    )
     verb.add_argument("--out", type=Path, required=True, metavar="RUNS", help="CSV or Parquet")
     add_columns(verb)
     verb.add_argument(

@@ -36,8 +36,14 @@ def add_verbs(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]")
         metavar="DELTA",
         help="threshold on log loss; auto: 1.345 times the noise; published fits: 1e-3",
     )
-    verb.add_argument("--bootstrap", type=whole_number(20), default=1000, metavar="N")
-    verb.add_argument("--seed", type=whole_number(0), default=0)
+    verb.add_argument(
+        "--bootstrap",
+        type=whole_number(20),
+        default=1000,
+        metavar="N",
+        help="resamples, or draws of the posterior beside a discrepancy (default: 1000)",
+    )
+    verb.add_argument("--seed", type=whole_number(0), default=0, help="of resamples (default: 0)")
     verb.add_argument(
         "--priors",
         choices=("auto", "weak", "none"),

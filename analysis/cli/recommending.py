@@ -6,7 +6,7 @@ from typing import Any
 from analysis.epochs import EpochsLimit
 from analysis.more_data import MoreData
 from analysis.reporting.recipe import recipe_rows
-from analysis.units import format_quantity
+from analysis.units import format_flops, format_quantity
 
 
 def recommendation_text(
@@ -22,10 +22,10 @@ def recommendation_text(
     spent = answer["flops"]["value"]
     lines = []
     if flops is not None:
-        lines.append(_line("compute", f"{flops:.3g} FLOPs (6ND)"))
+        lines.append(_line("compute", f"{format_flops(flops)} FLOPs (6ND)"))
     # A law of repeated data may leave compute unspent, or choose it itself.
     if flops is None or spent < 0.999 * flops:
-        lines.append(_line("compute spent", _interval(answer["flops"], lambda v: f"{v:.3g}")))
+        lines.append(_line("compute spent", _interval(answer["flops"], format_flops)))
     lines += [
         _line("parameters", _interval(answer["params"], format_quantity)),
         _line("tokens", _interval(answer["tokens"], format_quantity)),
@@ -117,8 +117,8 @@ def _lifetime(inference: Mapping[str, Any] | None) -> list[str]:
     for key, name, show in (
         ("params", "parameters", format_quantity),
         ("tokens", "tokens", format_quantity),
-        ("training_flops", "training", lambda v: f"{v:.3g}"),
-        ("inference_flops", "serving", lambda v: f"{v:.3g}"),
+        ("training_flops", "training", format_flops),
+        ("inference_flops", "serving", format_flops),
         ("saving", "cost ratio", lambda v: f"{v:.3f}"),
     ):
         if inference.get(key) is not None:

@@ -14,7 +14,9 @@ def add_verbs(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]")
     verb = subparsers.add_parser("replay", help="what designs would have learnt from a run table")
     verb.add_argument("runs", nargs="+", type=Path, metavar="RUNS", help="CSV or Parquet")
     verb.add_argument(
-        "--design", default="random,steered", help="names, or all (default: %(default)s)"
+        "--design",
+        default="random,steered",
+        help="names with commas, or all; docs/laws.md says which there are (default: %(default)s)",
     )
     verb.add_argument(
         "--budget",
@@ -24,7 +26,7 @@ def add_verbs(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]")
     verb.add_argument(
         "--estimator",
         default="calibrated",
-        help="calibrated, five_parameters or mixture",
+        help="calibrated, five_parameters or mixture (default: calibrated)",
     )
     verb.add_argument(
         "--hold-out",
@@ -34,8 +36,10 @@ def add_verbs(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]")
         help="runs above the largest compute over H judge (default: 3)",
     )
     verb.add_argument("--test", type=Path, metavar="RUNS", help="judge by this table instead")
-    verb.add_argument("--seeds", type=int, default=10, metavar="N", help="repeats of each design")
-    verb.add_argument("--jobs", type=int, default=1, metavar="N", help="processes")
+    verb.add_argument(
+        "--seeds", type=int, default=10, metavar="N", help="repeats of each design (default: 10)"
+    )
+    verb.add_argument("--jobs", type=int, default=1, metavar="N", help="processes (default: 1)")
     verb.add_argument("--out", type=Path, metavar="CSV", help="write every repeat")
     add_columns(verb)
     add_json(verb)

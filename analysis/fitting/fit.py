@@ -204,7 +204,8 @@ def _as_point(point: PointFit, mixed: MixedFit) -> PointFit:
 def _check_enough(table: pd.DataFrame, needed: int) -> None:
     if len(table) < needed:
         raise FitError(
-            f"{len(table)} finished runs are too few to fit this law; at least {needed} are needed"
+            f"{len(table)} finished {'run is' if len(table) == 1 else 'runs are'} too few to fit "
+            f"this law; at least {needed} are needed"
         )
     for column, what in (("params", "model size"), ("tokens", "number of tokens")):
         if np.ptp(np.log(table[column].to_numpy(dtype=np.float64))) < 0.01:

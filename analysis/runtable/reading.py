@@ -157,5 +157,5 @@ def _csv(text: str, file: Path) -> pd.DataFrame:
                 low_memory=False,
             )
     except (ValueError, pd.errors.ParserError, pd.errors.ParserWarning) as error:
-        raise RunTableError(f"{file}: not a readable run table ({error})") from error
+        raise RunTableError(f"{file}: not a readable run table ({str(error).strip()})") from error
     return table.rename(columns=lambda name: str(name).strip())

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 import pandas as pd
 
+from analysis.units import format_flops
 from quokka_ray.campaign.menu import MIN_STEPS, Run, Rung, priced_rungs
 from quokka_ray.errors import ConfigurationError
 from quokka_ray.study.config import Range, StudyConfig
@@ -69,8 +70,9 @@ class DataMenu:
             )
         if study.budget.flops < self.smallest_cost:
             raise ConfigurationError(
-                f"budget.flops = {study.budget.flops:.3g} is too small: the cheapest trajectory "
-                f"of this study costs {self.smallest_cost:.3g} exact FLOPs"
+                f"budget.flops = {format_flops(study.budget.flops)} is too small: the cheapest "
+                f"trajectory of this study costs {format_flops(self.smallest_cost)} exact FLOPs; "
+                "raise it, or lower search.run_flops and search.params"
             )
 
     @property

@@ -8,6 +8,7 @@ import numpy as np
 
 from analysis.fitting.fit import Fit
 from analysis.steering.stopping import Trust
+from analysis.units import format_flops, format_half_width
 from quokka_ray.campaign.beliefs import surprise_of
 from quokka_ray.campaign.trajectory_state import TrajectoryState
 from quokka_ray.study.config import TargetConfig
@@ -47,13 +48,16 @@ class Ending:
 
 
 def widths(fit: Fit, target: TargetConfig) -> list[tuple[str, float, float]]:
-    """Return name, half width of the law's 90 % interval and tolerance of all that is wanted."""
+    """Return name, half width of the law's 90 % interval and tolerance of all that is wanted.
+
+    Both are in the logarithm.
+    """
     if target.flops is None or target.unique_tokens is not None:
         return []
     best = fit.optimum(target.flops)
     wanted = (
-        ("ln N_opt", best.params.relative_width, target.tolerance_params),
-        ("ln loss", best.loss.relative_width, target.tolerance_loss),
+        ("N_opt", best.params.relative_width, target.tolerance_params),
+        ("the loss", best.loss.relative_width, target.tolerance_loss),
     )
     return [(name, width, limit) for name, width, limit in wanted if limit is not None]
 
@@ -85,8 +89,8 @@ def ending(
     if kind == "no claim":
         words += f", so nothing is claimed: {failing(trust)}"
     elif fit is not None and widths(fit, target):
-        known = ", ".join(
-            f"{name} to ±{width:.2g} (wanted ±{limit:g})"
+        known = " and ".join(
+            f"{name} to {format_half_width(width)} (wanted: {format_half_width(limit)})"
             for name, width, limit in widths(fit, target)
         )
         words = f"{words}: the law knows {known}" if words else f"the law knows {known}"
@@ -122,7 +126,9 @@ def trust_notes(trust: Trust) -> tuple[str, ...]:
     notes = [f"{failing(trust)} before they were trained"]
     floor = trusted_flops(trust)
     if floor is not None:
-        notes.append(f"runs of less than {floor:.2g} FLOPs are not trusted, and not fitted")
+        notes.append(
+            f"runs of less than {format_flops(floor, 2)} FLOPs are not trusted, and not fitted"
+        )
     if trust.lost:
         notes.insert(0, "no claim is made: no form of the law that was tried extrapolates")
     return tuple(notes)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
+from analysis.units import format_flops
 from quokka_ray.corpus import TokenCorpus
 from quokka_ray.errors import ConfigurationError
 from quokka_ray.model.counts import (
@@ -213,8 +214,9 @@ class Menu:
             )
         if study.budget.flops < self.table["cost"].min():
             raise ConfigurationError(
-                f"budget.flops = {study.budget.flops:.3g} is too small: the cheapest run of this "
-                f"study costs {self.smallest_cost:.3g} exact FLOPs"
+                f"budget.flops = {format_flops(study.budget.flops)} is too small: the cheapest "
+                f"run of this study costs {format_flops(self.smallest_cost)} exact FLOPs; "
+                "raise it, or lower search.run_flops and search.params"
             )
 
     def run(self, params: int, tokens: int, recipe: Recipe) -> Run:

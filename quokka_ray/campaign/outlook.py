@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import optuna
 
+from analysis.units import format_flops, format_half_width
 from quokka_ray.campaign.menu import Menu
 from quokka_ray.campaign.playing import Played, Player, TooSlowError
 from quokka_ray.corpus import TokenCorpus
@@ -40,9 +41,6 @@ MOST = 0.75
 _SLOWLY = 0.8
 """Half widths that twice the budget leaves above this share of themselves narrow slowly: by noise
 alone it would leave .71 of them."""
-
-_SHOWN_AS_FACTOR = 0.25
-"""Half widths in ln from which on a factor says more than a percentage."""
 
 
 @dataclass(frozen=True)
@@ -170,7 +168,7 @@ class Outlook:
     def _arrived_by(self, flops: float) -> str:
         count = sum(one <= flops * (1.0 + 1e-9) for one in self.arrived)
         of = _of(count, self.searches)
-        return f"with {flops:.2g} FLOPs {of} simulated searches had arrived"
+        return f"with {format_flops(flops, 2)} FLOPs {of} simulated searches had arrived"
 
     def _known(self, row: Row) -> str:
         """Return how well the answers are expected to be known."""
@@ -179,8 +177,8 @@ class Outlook:
             ("N_opt", "the loss"), (row.params, row.loss), self.wanted, strict=True
         ):
             if spread is not None:
-                asked = "" if limit is None else f" (wanted: {within(limit)})"
-                parts.append(f"{name} to {within(spread.value)}{asked}")
+                asked = "" if limit is None else f" (wanted: {format_half_width(limit)})"
+                parts.append(f"{name} to {format_half_width(spread.value)}{asked}")
         if not parts:
             return "It holds too few runs for a law."
         if row is self.rows[0] and self.begins_with:
@@ -206,13 +204,6 @@ def _last_within(marks: Sequence[float], budget: float) -> int:
 
 def _of(count: int, searches: int) -> str:
     return f"{count or 'none'} of {searches}"
-
-
-def within(half_width: float) -> str:
-    """Return a half width in the logarithm as people say it: `±5.1 %`, `a factor of 2.2`."""
-    if half_width < _SHOWN_AS_FACTOR:
-        return f"±{100.0 * math.expm1(half_width):.2g} %"
-    return f"a factor of {math.exp(min(half_width, 700.0)):.2g}"
 
 
 def outlook(

@@ -17,6 +17,7 @@ from analysis.laws.base import FloatArray
 from analysis.laws.mixture import PREFIX
 from analysis.steering.choosing import Account, Choice, choose
 from analysis.steering.stopping import Trust
+from analysis.units import format_flops
 from quokka_ray.campaign.arrival import Arrival
 from quokka_ray.campaign.beliefs import Beliefs, Predicted
 from quokka_ray.campaign.devices import Fits, anything
@@ -138,7 +139,7 @@ class Steering(Proposer):
         for row in self.start.itertuples():
             new = (row.params, row.tokens) not in planned and row.cost <= available
             if new and fits(row.params, row.cost):
-                reason = f"start: IsoFLOP at {row.flops:.2g} FLOPs"
+                reason = f"start: IsoFLOP at {format_flops(row.flops, 2)} FLOPs"
                 return int(row.params), int(row.tokens), float(row.cost), reason
         reach = self._reach(states, guide, available)
         if reach is not None and fits(reach[0], reach[2]):
@@ -173,7 +174,8 @@ class Steering(Proposer):
         best = guide.optimum(top).params.value
         distance = np.abs(np.log(runs["params"].to_numpy(float) / best))
         chosen = runs.iloc[int(distance.argmin())]
-        reason = f"tests the law at the largest size of run, {top:.2g} FLOPs, near its optimum"
+        size = format_flops(top, 2)
+        reason = f"tests the law at the largest size of run, {size} FLOPs, near its optimum"
         return int(chosen["params"]), int(chosen["tokens"]), float(chosen["cost"]), reason
 
     def _steer(

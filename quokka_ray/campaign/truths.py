@@ -48,8 +48,8 @@ EXPONENT, EXPONENT_SPREAD = 0.4, 0.08
 .53 (`analysis/laws/chinchilla.py`)."""
 
 PRIOR_IN_WORDS = (
-    f"a weak prior: exponents of {EXPONENT:g} +- {EXPONENT_SPREAD:g}, shares of the loss as in "
-    f"published tables with twice their spread, a misfit as theirs, noise of {NOISE:.1%}"
+    f"a weak prior: exponents of {EXPONENT:g} ± {EXPONENT_SPREAD:g}, shares of the loss as in "
+    f"published tables with twice their spread, a misfit as theirs, noise of {100 * NOISE:.1g} %"
 )
 FIT_IN_WORDS = "the law fitted to the runs so far, as far as they leave it open"
 

@@ -17,8 +17,9 @@ LIBRARIES = ("ray", "torch", "optuna", "datasets", "tokenizers", "tensorboard", 
 def add_verbs(verbs: Any) -> None:
     """Add the verb to the parser."""
     parser = verbs.add_parser("doctor", help="say what this machine has for a search")
-    parser.add_argument("--storage", type=Path, default=Path("runs"), help="where studies go")
-    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--storage", type=Path, default=Path("runs"), metavar="DIR",
+                        help="where studies go (default: runs)")  # fmt: skip
+    parser.add_argument("--json", action="store_true", help="print the findings as JSON")
     parser.set_defaults(func=examine)
 
 
@@ -29,9 +30,21 @@ def examine(options: argparse.Namespace) -> int:
         say(json.dumps(findings))
     else:
         for name, value in findings.items():
-            say(f"{name:<12} {value}")
+            label = "free" if name == "free_gb" else name.replace("_", " ")
+            say(f"{label:<12} {_shown(name, value)}")
     missing = [name for name in LIBRARIES if findings[name] is None]
     return 3 if missing or not findings["writable"] else 0
+
+
+def _shown(name: str, value: Any) -> str:
+    """Return a finding in words."""
+    if name == "free_gb":
+        return f"{value:g} GB"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, list):
+        return "; ".join(value) or "none"
+    return "none" if value is None else str(value)
 
 
 def _findings(storage: Path) -> dict[str, Any]:

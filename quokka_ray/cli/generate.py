@@ -37,28 +37,44 @@ def add_verbs(verbs: Any) -> None:
     parser.add_argument(
         "--prompt", default="", help='text, such as "Once upon {} the end"; without {}: continued'
     )
-    parser.add_argument("--hole", default="{}", metavar="MARK", help="what marks a hole; {}")
-    parser.add_argument("--tokens", type=int, default=256, help="to write in all; 256")
     parser.add_argument(
-        "--steps", type=int, default=64, help="denoising steps, at most one model call each; 64"
+        "--hole", default="{}", metavar="MARK", help="what marks a hole (default: {})"
+    )
+    parser.add_argument(
+        "--tokens", type=int, default=256, help="tokens of the text in all (default: 256)"
+    )
+    parser.add_argument(
+        "--steps",
+        type=int,
+        default=64,
+        help="denoising steps, at most one model call each (default: 64)",
     )
     parser.add_argument(
         "--sampler",
         choices=["ancestral", "confidence", "blocks"],
         default="ancestral",
-        help="back along the noise; the surest tokens first; that, block by block",
+        help="ancestral (the default): back along the noise; confidence: the surest tokens first; "
+        "blocks: that, block by block",
     )
-    parser.add_argument("--block", type=int, default=32, help="tokens of a block; 32")
-    parser.add_argument("--temperature", type=float, default=1.0, help="0: the likeliest; 1")
-    parser.add_argument("--top-p", type=float, default=1.0, help="mass of tokens drawn from; 1")
+    parser.add_argument(
+        "--block", type=int, default=32, metavar="N", help="tokens of a block (default: 32)"
+    )
+    parser.add_argument("--temperature", type=float, default=1.0,
+                        help="0 takes the likeliest token (default: 1)")  # fmt: skip
+    parser.add_argument(
+        "--top-p", type=float, default=1.0, metavar="P",
+        help="draw from the likeliest tokens of this mass (default: 1)",
+    )  # fmt: skip
     parser.add_argument(
         "--noise-removal",
         choices=["draw", "argmax"],
         default="draw",
-        help="what the last ancestral step does with the noise that is left",
+        help="what the last ancestral step does with the noise that is left (default: draw)",
     )
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--count", type=int, default=1, help="texts to write; 1")
+    parser.add_argument("--seed", type=int, default=0, help="of what is drawn (default: 0)")
+    parser.add_argument(
+        "--count", type=int, default=1, metavar="N", help="texts to write (default: 1)"
+    )
     parser.add_argument("--device", help="such as cpu or cuda:0; unset: a GPU where there is one")
     parser.add_argument("--json", action="store_true", help="texts, token ids and costs as JSON")
     parser.set_defaults(func=run_generate)

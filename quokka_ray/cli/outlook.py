@@ -2,11 +2,10 @@
 
 import textwrap
 
-from quokka_ray.campaign.outlook import Outlook, Row, Spread, within
-from quokka_ray.cli.output import say
+from analysis.units import format_flops, format_half_width
+from quokka_ray.campaign.outlook import Outlook, Row, Spread
+from quokka_ray.cli.output import WIDTH, say
 from quokka_ray.reporting.live import duration
-
-WIDTH = 99
 
 
 def say_outlook(outlook: Outlook) -> None:
@@ -27,11 +26,16 @@ def say_outlook(outlook: Outlook) -> None:
     for row in outlook.rows:
         time = [] if row.device_seconds is None else [f"about {duration(row.device_seconds)}"]
         say(_line([*_cells(row, outlook.searches), *time]))
-    say("(medians of half widths of 90 % intervals at the target; what exceeds the budget is the "
-        "same\nsearch, resumed with more)")  # fmt: skip
+    meaning = (
+        "medians of half widths of 90 % intervals at the target; what exceeds the budget is the "
+        "same search, resumed with more"
+    )
     if timed:
-        say(f"(device time by {outlook.timed_by}; divided by the trials that run at once it is "
-            "the elapsed time)")  # fmt: skip
+        meaning += (
+            f"; device time by {outlook.timed_by}, divided by the trials that run at once it is "
+            "the elapsed time"
+        )
+    say(textwrap.fill(f"({meaning})", WIDTH))
     of_params, of_loss = outlook.held
     notes = [
         f"When the budget was spent {of_params} of {outlook.searches} intervals of N_opt held the "
@@ -44,11 +48,11 @@ def say_outlook(outlook: Outlook) -> None:
 
 def _cells(row: Row, searches: int) -> list[str]:
     return [
-        f"{row.flops:.3g}",
-        f"{row.share:.0%}",
+        format_flops(row.flops),
+        f"{100.0 * row.share:.0f} %",
         _trials(row.trials),
-        "no law yet" if row.params is None else within(row.params.value),
-        "no law yet" if row.loss is None else within(row.loss.value),
+        "no law yet" if row.params is None else format_half_width(row.params.value),
+        "no law yet" if row.loss is None else format_half_width(row.loss.value),
         f"{row.met} of {searches}",
     ]
 
@@ -60,6 +64,6 @@ def _trials(trials: Spread) -> str:
 
 
 def _line(cells: list[str]) -> str:
-    widths = (9, 10, 10, 16, 12, 9, 14)
+    widths = (7, 9, 9, 16, 10, 8, 12)
     padded = (f"{cell:>{width}}" for cell, width in zip(cells, widths, strict=False))
     return " ".join(padded)

@@ -3,6 +3,9 @@
 import shutil
 import sys
 
+WIDTH = 80
+"""Columns that sentences are filled to."""
+
 
 def say(text: str) -> None:
     """Print an answer on stdout."""

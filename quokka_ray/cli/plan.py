@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from analysis.units import format_quantity
+from analysis.units import format_flops, format_quantity
 from quokka_ray.campaign.menu import Menu, Rung
 from quokka_ray.cli.arguments import add_study
 from quokka_ray.cli.outlook import say_outlook
@@ -39,7 +39,7 @@ def add_plan(verbs: Any) -> None:
         "or as many as 20 seconds hold",
     )  # fmt: skip
     much.add_argument("--no-outlook", action="store_true", help="leave out what is to be expected")
-    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--json", action="store_true", help="print the plan as JSON")
     parser.set_defaults(func=run_plan)
 
 
@@ -130,17 +130,17 @@ def run_plan(options: argparse.Namespace) -> int:
     if options.json:
         say(json.dumps(answer))
         return 0
-    say(f"study    {study.name}: {study.budget.flops:.3g} exact FLOPs in all, toward a law at "
-        f"{_target(study)}")  # fmt: skip
+    say(f"study    {study.name}: {format_flops(study.budget.flops)} exact FLOPs in all, toward a "
+        f"law at {_target(study)}")  # fmt: skip
     say(f"corpus   {format_quantity(prepared.train_tokens)} training tokens, "
-        f"vocabulary {prepared.corpus.vocab_size}, in {prepared.corpus.path}")  # fmt: skip
+        f"vocabulary {prepared.corpus.vocab_size}\n         {prepared.corpus.path}")  # fmt: skip
     say(f"sizes    {len(sizes)}: from {_size(sizes[0])} to {_size(sizes[-1])}")
     batch = study.heaviest[0].training.batch_sequences
-    say(f"memory   a step of the largest holds {gib(whole)} with its {batch} sequences at once, "
+    say(f"memory   {gib(whole)} for a step of the largest with its {batch} sequences at once, "
         f"{gib(alone)} one by one")  # fmt: skip
     for line in recipe_lines(study, menu):
         say(line)
-    say(f"runs     from {menu.smallest_cost:.3g} to {largest:.3g} FLOPs each")
+    say(f"runs     from {format_flops(menu.smallest_cost)} to {format_flops(largest)} FLOPs each")
     if found is not None and found.begins_with:
         say(f"so far   {found.begins_with} trajectories, {found.rows[0].share:.0%} of the budget "
             "spent; the start is what they began with")  # fmt: skip
@@ -156,10 +156,11 @@ def run_plan(options: argparse.Namespace) -> int:
         say(f"{'params':>10} {'tokens':>10} {'D/N':>8} {'FLOPs':>10}")
         for row in start.itertuples():
             say(f"{format_quantity(row.params):>10} {format_quantity(row.tokens):>10} "
-                f"{row.tokens / row.params:>8.1f} {row.cost:>10.3g}")  # fmt: skip
-    fewest, most = (answer[f"trials_at_{end}"] - len(start) for end in ("least", "most"))
-    guessed = " if the guess holds" if study.search.repeats else ", as it turns out"
-    say(f"\nthen the law steers: {fewest} to {most} more runs{guessed}")
+                f"{row.tokens / row.params:>8.1f} {format_flops(row.cost):>10}")  # fmt: skip
+    if found is None or not found.begins_with:
+        fewest, most = (answer[f"trials_at_{end}"] - len(start) for end in ("least", "most"))
+        guessed = " if the guess holds" if study.search.repeats else ", as it turns out"
+        say(f"\nthen the law steers: {fewest} to {most} more runs{guessed}")
     if found is not None:
         say_outlook(found)
     elif not options.no_outlook:
@@ -187,14 +188,14 @@ def _say_repeated_start(start: "pd.DataFrame") -> None:
     )
     for row in start.itertuples():
         say(f"{format_quantity(row.params):>10} {format_quantity(row.unique_tokens):>10} "
-            f"{row.done:>5.0f} epochs {row.usual:>10.3g} {row.epochs:>5.0f} epochs "
-            f"{row.cost:>10.3g}")  # fmt: skip
+            f"{row.done:>5.0f} epochs {format_flops(row.usual):>10} {row.epochs:>5.0f} epochs "
+            f"{format_flops(row.cost):>10}")  # fmt: skip
 
 
 def _target(study: StudyConfig) -> str:
     if study.target.unique_tokens is not None:
         return f"{format_quantity(study.target.unique_tokens)} unique tokens"
-    return f"{study.target_flops:.3g} FLOPs (6ND)"
+    return f"{format_flops(study.target_flops)} FLOPs (6ND)"
 
 
 def _memory(study: StudyConfig, rung: Rung, vocab_size: int) -> tuple[float, float]:

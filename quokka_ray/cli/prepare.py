@@ -12,12 +12,12 @@ from quokka_ray.study.loader import load_corpus, load_study
 
 _EPILOG = """\
 examples:
-  quokka-ray prepare smoke                                   a study's corpus
-  quokka-ray prepare --corpus 'books/*.jsonl.zst'            text by itself
-  zcat dump.gz | quokka-ray prepare --corpus -               a pipe, a document a line
+  quokka-ray prepare smoke                                 a study's corpus
+  quokka-ray prepare --corpus 'books/*.jsonl.zst'          text by itself
+  zcat dump.gz | quokka-ray prepare --corpus -             a pipe
   quokka-ray prepare --corpus hub:org/name --set corpus.revision=main
-  quokka-ray prepare --corpus books --train-tokenizer 32k    with a tokenizer of its own
-  quokka-ray prepare --corpus prepared:FOLDER --verify       is every byte as it was made?
+  quokka-ray prepare --corpus books --train-tokenizer 32k  a tokenizer of it
+  quokka-ray prepare --corpus prepared:FOLDER --verify     as it was made?
   quokka-ray prepare --corpus books --set corpus.near_duplicates=.8
 """
 

@@ -6,7 +6,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from analysis.units import format_quantity, parse_quantity
+from analysis.units import format_flops, format_quantity, parse_quantity
+from quokka_ray.cli.arguments import add_study
 from quokka_ray.cli.output import note, say
 from quokka_ray.errors import ConfigurationError
 from quokka_ray.study.loader import load_study
@@ -15,23 +16,24 @@ from quokka_ray.study.loader import load_study
 def add_verbs(verbs: Any) -> None:
     """Add the verb to the parser."""
     parser = verbs.add_parser("train", help="train one model of a study's family")
-    parser.add_argument("study", nargs="+", help="study files: corpus, model family, recipe")
-    parser.add_argument(
-        "--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE"
-    )
-    parser.add_argument("--params", type=parse_quantity, required=True, help="such as 15k or 300M")
-    parser.add_argument("--tokens", type=parse_quantity, required=True, help="such as 1M or 20B")
+    add_study(parser)
+    parser.add_argument("--params", type=parse_quantity, required=True, metavar="N",
+                        help="such as 15k or 300M")  # fmt: skip
+    parser.add_argument("--tokens", type=parse_quantity, required=True, metavar="D",
+                        help="such as 1M or 20B")  # fmt: skip
     parser.add_argument(
         "--observe-at", type=parse_quantity, nargs="+", default=None, metavar="TOKENS",
         help="token counts below --tokens at which it is observed too, rounded to whole steps; "
         "unset: as search.observations says",
     )  # fmt: skip
-    parser.add_argument("--lr", type=parse_quantity, help="peak; unset: training.lr")
-    parser.add_argument("--lr-schedule", choices=["wsd", "cosine", "constant"], default="wsd")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--lr", type=parse_quantity, help="peak learning rate; unset: training.lr")
+    parser.add_argument("--lr-schedule", choices=["wsd", "cosine", "constant"], default="wsd",
+                        help="(default: wsd)")  # fmt: skip
+    parser.add_argument("--seed", type=int, default=0,
+                        help="of weights, masks and window order (default: 0)")  # fmt: skip
     parser.add_argument("--device", help="such as cpu or cuda:0; unset: a GPU where there is one")
-    parser.add_argument("--out", type=Path, required=True, help="folder of the run")
-    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of the run")
+    parser.add_argument("--json", action="store_true", help="print the outcome as JSON")
     parser.set_defaults(func=run_train)
 
 
@@ -133,10 +135,13 @@ def run_train(options: argparse.Namespace) -> int:
     if options.json:
         say(json.dumps({**answer, "observations": rows}))
     else:
-        for name, value in answer.items():
-            say(f"{name:<12} {value}")
+        say(f"status       {outcome.status}")
+        say(f"parameters   {format_quantity(config.params)}")
+        say(f"tokens       {format_quantity(outcome.tokens)}")
+        say(f"loss         {outcome.loss:.4f} ± {outcome.loss_stderr:.4f} nats per token")
+        say(f"spent        {format_flops(outcome.flops_spent)} exact FLOPs")
         for row in rows if len(rows) > 1 else ():
-            loss = "diverged" if row["loss"] is None else row["loss"]
+            loss = "diverged" if row["loss"] is None else f"{row['loss']:.4f}"
             say(f"{'at ' + format_quantity(row['tokens']):<12} {loss}")
     return 0
 

@@ -33,7 +33,7 @@ def add_verbs(verbs: Any) -> None:
 
     status = verbs.add_parser("status", help="say where a study stands, and why each run was made")
     status.add_argument("folder", type=Path, help="the study's folder, such as runs/smoke")
-    status.add_argument("--json", action="store_true")
+    status.add_argument("--json", action="store_true", help="print budget and trials as JSON")
     status.set_defaults(func=run_status)
 
 
@@ -42,7 +42,8 @@ def _add_execution(parser: argparse.ArgumentParser) -> None:
         "--executor",
         choices=["ray", "local"],
         default="ray",
-        help="ray: trials side by side on a cluster; local: one at a time in this process",
+        help="ray: trials side by side, on this machine or a cluster; local: one at a time in "
+        "this process (default: ray)",
     )
     parser.add_argument(
         "--strict", action="store_true", help="end with code 4 if a trial failed for good"

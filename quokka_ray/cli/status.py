@@ -6,7 +6,7 @@ import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from analysis.units import format_quantity
+from analysis.units import format_flops, format_quantity
 from quokka_ray.cli.output import say
 from quokka_ray.study.folder import saved_study
 
@@ -67,7 +67,8 @@ def run_status(options: argparse.Namespace) -> int:
                   "claims": not trust.lost}  # fmt: skip
         say(json.dumps({**answer, "trajectories": rows}))
         return 0
-    say(f"study {study.name}: {stand.spent:.3g} of {stand.cap:.3g} FLOPs spent "
+    spent, cap = format_flops(stand.spent), format_flops(stand.cap)
+    say(f"study {study.name}: {spent} of {cap} FLOPs spent "
         f"({stand.spent / stand.cap:.0%}), {len(rows)} trajectories"
         + (f"; about {duration(left)} of device time left" if left and left >= 1 else "")
         )  # fmt: skip
@@ -96,8 +97,8 @@ def run_status(options: argparse.Namespace) -> int:
         for seen in row["observations"] if len(row["observations"]) > 1 else ():
             loss = "diverged" if seen["loss"] is None else f"{seen['loss']:.3f}"
             say(f"    at {format_quantity(seen['tokens']):<28} {loss:>12}")
-    say("Reasons are of size and tokens; Optuna places the learning rate, about its law, and what "
-        "else is searched.")  # fmt: skip
+    say("Reasons are of size and tokens; Optuna places the learning rate, about its law,")
+    say("and what else is searched.")
     if not study.search.repeats and _goes_on(states, stand):
         command = shlex.join(["quokka-ray", "plan", str(options.folder)])
         say(f"What the rest is expected to reach: {command}")

@@ -13,7 +13,7 @@ def add_verbs(verbs: Any) -> None:
     """Add the verb to the parser."""
     parser = verbs.add_parser("tensorboard", help="serve a study's TensorBoard on this machine")
     parser.add_argument("folder", type=Path, help="the study's folder, such as runs/smoke")
-    parser.add_argument("--port", type=int, default=6006)
+    parser.add_argument("--port", type=int, default=6006, help="(default: 6006)")
     parser.set_defaults(func=serve)
 
 

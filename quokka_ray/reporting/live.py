@@ -18,7 +18,7 @@ from rich.text import Text
 
 from analysis.reporting.recipe import recipe_rows
 from analysis.uncertainty import Estimate
-from analysis.units import format_quantity
+from analysis.units import format_flops, format_quantity
 from quokka_ray.reporting.state import Optimum, SearchState
 
 _LAST_EVENTS = 3
@@ -113,20 +113,32 @@ def final_report(
         law_folder: Where the law was written.
         command: The command that asks the law for another budget.
     """
-    parts: list[RenderableType] = [
+    facts = Table.grid(padding=(0, 1))
+    facts.add_column(style="bold", no_wrap=True)
+    facts.add_column()
+    facts.add_row(
+        "study",
         Text.assemble(
-            ("study ", "bold"), state.name, "  ",
-            f"{_flops(state.spent_flops)} of {_flops(state.budget_flops)} FLOPs spent "
-            f"({_share(state):.1%}): ", _counts(state),
+            f"{state.name}  {format_flops(state.spent_flops)} of "
+            f"{format_flops(state.budget_flops)} FLOPs spent ({_share(state):.1%}): ",
+            _counts(state),
         ),
-        Text.assemble(("law   ", "bold"), state.formula if state.parameters else ""),
-        Text.assemble("      ", _law(state)),
-    ]  # fmt: skip
+    )
+    if state.parameters:
+        facts.add_row("law", Text(state.formula))
+    facts.add_row("" if state.parameters else "law", _law(state))
     if state.goal:
-        parts.append(Text.assemble(("ended ", "bold"), state.goal))
+        facts.add_row("ended", Text(state.goal))
+    parts: list[RenderableType] = [facts]
     if state.optimum is not None:
         parts += [Text(), _recommendation(state.optimum, _target(state))]
-    parts += [Text.assemble(("warning ", "bold yellow"), line) for line in state.warnings]
+    if state.warnings:
+        warnings = Table.grid(padding=(0, 1))
+        warnings.add_column(style="bold yellow", no_wrap=True)
+        warnings.add_column()
+        for line in state.warnings:
+            warnings.add_row("warning", Text(line))
+        parts += [Text(), warnings]
     if law_folder is not None:
         parts.append(Text.assemble("\n", ("law, figures and report: ", "bold"), law_folder))
     if command is not None:
@@ -169,12 +181,12 @@ def duration(seconds: float) -> str:
 
 def _budget(state: SearchState) -> RenderableType:
     line = Table.grid(padding=(0, 1))
-    held = f", {_flops(state.reserved_flops)} in flight" if state.reserved_flops else ""
+    held = f", {format_flops(state.reserved_flops)} in flight" if state.reserved_flops else ""
     bar = ProgressBar(
         total=1.0, completed=min(1.0, _share(state)), width=20,
         complete_style="cyan", finished_style="cyan",
     )  # fmt: skip
-    spent = f"{_flops(state.spent_flops)} of {_flops(state.budget_flops)} FLOPs"
+    spent = f"{format_flops(state.spent_flops)} of {format_flops(state.budget_flops)} FLOPs"
     left = "" if state.seconds_left is None else f", about {duration(state.seconds_left)} left"
     line.add_row(bar, Text(f"{spent} ({_share(state):.0%}){held}{left}", no_wrap=True))
     return line
@@ -229,7 +241,7 @@ def _law(state: SearchState) -> Text:
 def _target(state: SearchState) -> str:
     if state.target_unique_tokens is not None:
         return f"{format_quantity(state.target_unique_tokens)} unique tokens"
-    return f"{_flops(state.target_flops or 0.0)} FLOPs (6ND)"
+    return f"{format_flops(state.target_flops or 0.0)} FLOPs (6ND)"
 
 
 def _optimum(optimum: Optimum, target: str) -> RenderableType:
@@ -291,10 +303,3 @@ def _number(value: float, spec: str) -> str:
 
 def _share(state: SearchState) -> float:
     return state.spent_flops / state.budget_flops
-
-
-def _flops(value: float) -> str:
-    # One form for all amounts, so that they compare at a glance: 4.2e11, not 420B.
-    mantissa, exponent = f"{value:.2e}".split("e")
-    short = mantissa.rstrip("0").rstrip(".")
-    return f"{short}e{int(exponent)}" if value else "0"

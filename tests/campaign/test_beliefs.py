@@ -71,8 +71,8 @@ def test_sizes_are_repeated_seldom_and_only_to_learn_the_noise(search: Campaign)
 
 def test_a_spent_budget_says_what_the_law_knows_and_what_was_wanted(search: Campaign) -> None:
     assert search.ending.kind == "budget"
-    assert search.ending.words.startswith("the budget is spent: the law knows ln N_opt to ±")
-    assert "(wanted ±0.1)" in search.ending.words
+    assert search.ending.words.startswith("the budget is spent: the law knows N_opt to ")
+    assert "(wanted: ±11 %)" in search.ending.words
 
 
 def test_a_search_ends_before_its_budget_once_the_law_meets_the_tolerances(
@@ -82,7 +82,7 @@ def test_a_search_ends_before_its_budget_once_the_law_meets_the_tolerances(
     campaign = open_campaign(config, folder, clock=Slow())
     run(campaign)
     assert campaign.ending.kind == "reached"
-    assert "ln N_opt" in campaign.ending.words
+    assert "N_opt" in campaign.ending.words
     assert "ln loss" not in campaign.ending.words
     assert campaign.fit.optimum(1e14).params.relative_width <= 0.9
     assert campaign.account.spent < 0.8 * campaign.account.cap

@@ -23,7 +23,7 @@ from support.simulated import (
 from quokka_ray.campaign import outlook as module
 from quokka_ray.campaign import playing
 from quokka_ray.campaign.menu import Menu
-from quokka_ray.campaign.outlook import Outlook, outlook, within
+from quokka_ray.campaign.outlook import Outlook, outlook
 from quokka_ray.campaign.playing import Player, TooSlowError
 from quokka_ray.study.config import StudyConfig
 from quokka_ray.study.folder import StudyFolder, open_folder
@@ -264,11 +264,6 @@ def test_a_search_that_is_too_slow_beyond_its_budget_tells_what_it_knew_at_its_e
     assert [mark / BUDGET for mark in player.marks] == [0.25, 0.5, 0.75, 1.0]
     with pytest.raises(TooSlowError):
         player.play(truth, deadline=0)
-
-
-def test_half_widths_are_said_as_people_say_them() -> None:
-    assert within(math.log(1.05)) == "±5 %"
-    assert within(math.log(2.2)) == "a factor of 2.2"
 
 
 def test_truths_of_a_study_under_way_pass_through_its_runs(folder: StudyFolder) -> None:

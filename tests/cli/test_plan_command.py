@@ -37,7 +37,7 @@ def test_a_plan_says_what_to_expect_and_what_stands_behind_it(
     assert "what to expect, by 1 simulated search: nothing was trained" in shown
     assert "a weak prior" in shown
     assert "of budget" in shown
-    assert "200%" in shown
+    assert "200 %" in shown
     assert "simulated truth" in shown
     assert not (study.parent / "runs").exists()
 

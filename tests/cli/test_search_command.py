@@ -58,7 +58,7 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, s
     ("override", "says"),
     [
         ("search.parms.low=1k", "search.params"),
-        ("budget.flops=1e6", "budget.flops = 1e+06 is too small"),
+        ("budget.flops=1e6", "budget.flops = 1e6 is too small"),
         ("search.params.low=-3", "search.params.low"),
         ("training.batch_sequences=3", "training.batch_sequences"),
         ("corpus=no/such/file.txt", "no/such/file.txt"),
