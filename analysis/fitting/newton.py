@@ -194,16 +194,21 @@ def newton_step(
     try:
         # Where all Hessians are definite, as near minima, no eigenvalues are needed.
         np.linalg.cholesky(hessian - _FLATTEST * metric)
+        with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+            step = -_solve(hessian, slope)
+            promise: FloatArray = -0.5 * (step * slope).sum(axis=1)
+            if damping.any():
+                step = -_solve(hessian + damping[:, None, None] * metric, slope)
+            if np.isfinite(promise).all() and np.isfinite(step).all():
+                return step, promise
+        # A direction of which neither matrix says anything passes for definite.
     except np.linalg.LinAlgError:
-        values, basis = _directions(hessian, metric)
-        along = np.matmul(basis.swapaxes(1, 2), slope[:, :, None])[..., 0]
-        step = -np.matmul(basis, (along / (values + damping[:, None]))[..., None])[..., 0]
-        return step, 0.5 * (along**2 / values).sum(axis=1)
-    step = -_solve(hessian, slope)
-    promise: FloatArray = -0.5 * (step * slope).sum(axis=1)
-    if damping.any():
-        step = -_solve(hessian + damping[:, None, None] * metric, slope)
-    return step, promise
+        # Not definite, or singular once a metric of fewer rows than parameters outweighs it.
+        pass
+    values, basis = _directions(hessian, metric)
+    along = np.matmul(basis.swapaxes(1, 2), slope[:, :, None])[..., 0]
+    step = -np.matmul(basis, (along / (values + damping[:, None]))[..., None])[..., 0]
+    return step, 0.5 * (along**2 / values).sum(axis=1)
 
 
 def _solve(matrix: FloatArray, right: FloatArray) -> FloatArray:

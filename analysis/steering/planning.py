@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from analysis.laws.base import FloatArray
-from analysis.steering.scoring import Telling
+from analysis.steering.scoring import Outlook, Telling
 
 POWERS = (0.2, 0.4, 0.7, 1.0)
 """Without 0, which buys the largest runs whatever they cost."""
@@ -45,9 +45,11 @@ def best_plan(
         left: of the budget.
     """
     before = [_total(h.goals, h.covariance) for h in hypotheses]
+    prepared = [h.telling.outlook(h.covariance, h.goals) for h in hypotheses]
     best, chosen = np.inf, []
     for power in POWERS:
-        runs = _played(hypotheses, before, costs, open_.copy(), left, power)
+        outlooks = [outlook.copy() for outlook in prepared]
+        runs = _played(hypotheses, outlooks, before, costs, open_.copy(), left, power)
         value = 0.0
         for h, total in zip(hypotheses, before, strict=True):
             after = total - h.telling.without_each(h.covariance, h.goals, runs)
@@ -59,6 +61,7 @@ def best_plan(
 
 def _played(
     hypotheses: Sequence[Hypothesis],
+    outlooks: list[Outlook],
     before: list[float],
     costs: FloatArray,
     open_: np.ndarray,
@@ -66,22 +69,20 @@ def _played(
     power: float,
 ) -> list[int]:
     """Return the runs bought at one power."""
-    covariances = [h.covariance for h in hypotheses]
     runs: list[int] = []
     while len(runs) < _MOST_STEPS:
         open_ &= costs <= left
         if not open_.any():
             break
         worth = np.zeros(costs.size)
-        for h, covariance, total in zip(hypotheses, covariances, before, strict=True):
-            worth += h.share * h.telling.reductions(covariance, h.goals).sum(axis=1) / total
+        for h, outlook, total in zip(hypotheses, outlooks, before, strict=True):
+            worth += h.share * outlook.reductions() / total
         index = int(np.argmax(np.where(open_, worth / costs**power, -np.inf)))
         runs.append(index)
         open_[index] = False
         left -= float(costs[index])
-        covariances = [
-            h.telling.after(c, index) for h, c in zip(hypotheses, covariances, strict=True)
-        ]
+        for outlook in outlooks:
+            outlook.buy(index)
     return runs
 
 

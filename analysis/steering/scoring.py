@@ -44,11 +44,14 @@ class Telling:
             goals: gradients of what is wanted, [G, Q].
         """
         moved = self._gradient @ covariance
-        shared = moved @ goals.T
+        return self._reduced(moved, moved @ goals.T)
+
+    def _reduced(self, moved: FloatArray, shared: FloatArray) -> FloatArray:
+        """Return the reductions [T, G] from F V [S, Q] and F V g^T [S, G]."""
         if self._runs.owner.size == self._runs.count:
             variance = np.einsum("sq,sq->s", moved, self._gradient)
             return np.asarray(shared**2 / (self._size**2 + variance)[:, None])
-        result = np.zeros((self._runs.count, goals.shape[0]))
+        result = np.zeros((self._runs.count, shared.shape[1]))
         for count in np.unique(self._counts):
             members = np.flatnonzero(self._counts == count)
             rows = self._first[members][:, None] + np.arange(count)
@@ -62,7 +65,7 @@ class Telling:
 
         A rank-K update for a trajectory of K observations.
         """
-        rows = self._first[trajectory] + np.arange(self._counts[trajectory])
+        rows = self._rows(trajectory)
         f = self._gradient[rows]
         moved = covariance @ f.T
         total = f @ moved + self._noise(rows[None])[0]
@@ -82,7 +85,7 @@ class Telling:
             goals: gradients of what is wanted, [G, Q].
             chosen: K trajectories, the one left out in turn.
         """
-        rows = [self._first[t] + np.arange(self._counts[t]) for t in chosen]
+        rows = [self._rows(t) for t in chosen]
         f = self._gradient[np.concatenate(rows)]
         moved = f @ covariance
         noise = block_diag(*(self._noise(part[None])[0] for part in rows))
@@ -98,6 +101,22 @@ class Telling:
             lost.append(float((solved[own] * again).sum()))
         return removed - np.array(lost)
 
+    def outlook(self, covariance: FloatArray, goals: FloatArray) -> "Outlook":
+        """Return what the trajectories would tell, ready to be conditioned on one after another.
+
+        Args:
+            covariance: V, [Q, Q].
+            goals: gradients of what is wanted, [G, Q].
+        """
+        if goals.shape[0] > goals.shape[1]:
+            # Sums of squares over the goals need no more rows than there are unknowns.
+            goals = np.asarray(np.linalg.qr(goals, mode="r"))
+        moved = self._gradient @ covariance
+        return Outlook(self, np.hstack([moved, moved @ goals.T]))
+
+    def _rows(self, trajectory: int) -> np.ndarray:
+        return np.asarray(self._first[trajectory] + np.arange(self._counts[trajectory]))
+
     def _noise(self, rows: np.ndarray) -> FloatArray:
         """Return the noise covariance of trajectories with K observations each, [T, K, K].
 
@@ -105,3 +124,32 @@ class Telling:
         """
         shared = trajectory_noise(self._runs.points.log_tokens[rows])
         return np.asarray(shared * self._size[rows][:, :, None] * self._size[rows][:, None, :])
+
+
+class Outlook:
+    """What trajectories would tell while one after another is thought to be bought.
+
+    It keeps F V and F V g^T, which a run of K observations changes by a product of rank K: V
+    itself is not needed.
+    """
+
+    def __init__(self, telling: Telling, state: FloatArray) -> None:
+        self._telling, self._state = telling, state
+        self._unknowns = telling._gradient.shape[1]
+
+    def copy(self) -> "Outlook":
+        """Return another that starts from here."""
+        return Outlook(self._telling, self._state.copy())
+
+    def reductions(self) -> FloatArray:
+        """Return by how much each trajectory lowers the variance of the goals together, [T]."""
+        moved, shared = self._state[:, : self._unknowns], self._state[:, self._unknowns :]
+        return np.asarray(self._telling._reduced(moved, shared).sum(axis=1))
+
+    def buy(self, trajectory: int) -> None:
+        """Go on as if the trajectory had ended, whatever its loss."""
+        rows = self._telling._rows(trajectory)
+        f, own = self._telling._gradient[rows], self._state[rows]
+        total = own[:, : self._unknowns] @ f.T + self._telling._noise(rows[None])[0]
+        told = self._state[:, : self._unknowns] @ f.T
+        self._state -= told @ np.linalg.solve(total, own)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from laboratory import difference
 
-from analysis.fitting.newton import huber, minimise
+from analysis.fitting.newton import huber, minimise, newton_step
 from analysis.laws.base import Points, Prior, get_law
 from analysis.laws.bowls import Bowl
 from analysis.laws.chinchilla import CHINCHILLA
@@ -128,3 +128,15 @@ def test_minimise_holds_a_parameter_that_is_pushed_out_of_its_bounds():
     # Without N's term the rest of the law must come back.
     share = np.exp(best[1] - log_loss.mean())
     assert best[3] == bounds[0][3] or share < 1e-3
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("damping", [0.0, 1e-4, 1e9])
+@pytest.mark.parametrize("flat", [0.0, 1e-320, 1e-200, 1e-12])
+def test_a_direction_of_which_no_run_says_anything_leaves_steps_finite(damping, flat):
+    hessian, metric = np.diag([1.0, flat])[None], np.diag([1.0, 0.0])[None]
+    held = np.zeros((1, 2), dtype=bool)
+    step, promise = newton_step(hessian, metric, np.array([[0.3, 0.1]]), np.array([damping]), held)
+    assert np.isfinite(step).all()
+    assert np.isfinite(promise).all()
+    assert step[0, 0] < 0.0, "and what is known goes downhill"

@@ -237,3 +237,13 @@ def test_noiseless_runs_give_the_law_back(name):
     fit = fit_law(table, law=name, huber_delta=1e-3, bootstrap=0, priors="none")
     assert fit.objective < 1e-10
     np.testing.assert_allclose(fit.theta, theta, atol=2e-3)
+
+
+def test_three_runs_give_finite_starts():
+    """Fewer rows than parameters: the metric is singular, and outweighs the Hessian."""
+    points = Points.of([4.4e7, 19703712, 1.465e8], [2e10, 4e8, 2e10], [1e8, 4e8, 1e8])
+    middle = points.log_params.mean(), points.log_tokens.mean()
+    loss = np.log([3.92903, 6.096268, 3.756257])
+    starts = get_law("muennighoff").starts(points.shifted(*middle), loss)
+    assert starts.shape[1] == 7
+    assert np.isfinite(starts).all()

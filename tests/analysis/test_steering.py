@@ -392,6 +392,25 @@ def test_a_plan_without_one_run_leaves_what_its_other_runs_leave(market, belief,
         assert removed == pytest.approx(before - np.trace(goals @ covariance @ goals.T), rel=1e-6)
 
 
+@pytest.mark.parametrize("observations", [1, 3])
+def test_an_outlook_foresees_what_a_search_with_those_runs_would_see(market, belief, observations):
+    runs = trunks(menu(), observations)
+    part = belief.parts[-1]
+    goals = market.goal.answer(part, market.goal_phi).gradient
+    telling = Telling(part, runs, market.basis.features(runs.points))
+    many = np.vstack([number * goals for number in range(1, 30)])
+    for wanted in (goals, many):
+        covariance, outlook = part.covariance, telling.outlook(part.covariance, wanted)
+        kept = outlook.copy()
+        for run in (3, 40, 41):
+            covariance = telling.after(covariance, run)
+            outlook.buy(run)
+        expected = telling.reductions(covariance, wanted).sum(axis=1)
+        assert outlook.reductions() == pytest.approx(expected, rel=1e-6)
+        first = telling.reductions(part.covariance, wanted).sum(axis=1)
+        assert kept.reductions() == pytest.approx(first, rel=1e-9), "a copy is its own"
+
+
 def test_a_plan_does_not_rest_on_one_dear_run():
     """One run that tells 96 %, or six that tell 86 % together: a wrong row would cost all."""
     runs = Trajectories.of(np.full(7, 1e4), np.full(7, 1e6), [1.0, *[1 / 6] * 6])
