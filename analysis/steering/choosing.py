@@ -7,6 +7,7 @@ import numpy as np
 from analysis.errors import AnalysisError
 from analysis.laws.base import FloatArray
 from analysis.steering.belief import Belief, believe
+from analysis.steering.contrast import disagreement, settled
 from analysis.steering.forms import LENGTH, Form, standard
 from analysis.steering.goals import Goal
 from analysis.steering.places import Trajectories
@@ -154,9 +155,14 @@ def choose(
     weights = _needs(market, belief)
     exponent = cost_exponent(belief, policy)
     prices = costs if account.prices is None else account.prices
-    scores = np.where(allowed, cuts @ weights / prices**exponent, -np.inf)
+    about, share = _about_the_form(market, belief, account.pending)
+    worth = (1.0 - share) * (cuts @ weights) + share * about
+    scores = np.where(allowed, worth / prices**exponent, -np.inf)
     best = int(np.argmax(scores))
-    return Choice(best, scores, cuts[best], _reason(market, cuts[best], costs[best], account))
+    reason = _reason(market, cuts[best], costs[best], account)
+    if share * about[best] > 0.5 * worth[best]:
+        reason += f"; it tells above all whether {belief.parts[0].form.name} will do"
+    return Choice(best, scores, cuts[best], reason)
 
 
 def _follow_plan(
@@ -226,6 +232,19 @@ def expected_cuts(market: Market, belief: Belief, pending: tuple[int, ...] = ())
         variance = np.einsum("gq,qr,gr->g", goals, covariance, goals)
         result += share * removed / np.maximum(variance, 1e-300)
     return result
+
+
+def _about_the_form(
+    market: Market, belief: Belief, pending: tuple[int, ...]
+) -> tuple[FloatArray, float]:
+    """Return how far each candidate settles whether the simplest form holds, [T], and a weight."""
+    weight = min(market.policy.doubt * disagreement(belief), 1.0)
+    speaking = np.flatnonzero(belief.shares >= _NEGLIGIBLE)
+    if weight == 0.0 or speaking[0] != 0 or speaking.size < 2:
+        return np.zeros(market.candidates.count), 0.0
+    points = market.candidates.points
+    expected = [belief.parts[number].log_loss(points, market.phi) for number in speaking]
+    return settled(_hypotheses(market, belief, pending), expected, pending), weight
 
 
 def _needs(market: Market, belief: Belief) -> FloatArray:

@@ -17,6 +17,8 @@ class Policy:
         bold, cautious: a score is divided by the cost to this power. The cautious one buys
             fewer, larger runs: many cheap ones carry most information on a law that is right,
             and least on whether it is.
+        doubt: weight of runs that tell whether the simplest form holds, for each unit of
+            the chance that two draws of the belief disagree on it (`contrast`).
         plan: play the rest of the budget to its end instead (`planning`): for budgets of a few
             dozen runs at most.
         considered: candidates that a plan is made of, drawn where there are more.
@@ -30,6 +32,7 @@ class Policy:
     trusted: float = 0.6
     bold: float = 0.7
     cautious: float = 0.4
+    doubt: float = 0.5
     plan: bool = False
     considered: int = 300
 
@@ -38,6 +41,7 @@ SMALL_POOL = Policy(starts=3, fewest=3, start_reach=2.0, plan=True)
 """Of a pool of which the budget buys a few dozen runs at most. Its cheapest runs are often
 neighbours, which together tell what one does."""
 
-POOL = Policy(starts=3, largest_share=float("inf"), bold=0.4)
+POOL = Policy(starts=3, largest_share=float("inf"), bold=0.4, doubt=0.0)
 """Of a recorded pool, whose every run can be had once and whose places to predict are near: the
-start is short, and a dear run may come early."""
+start is short, and a dear run may come early. Their forms are guesses one and all, so none of
+its runs is bought to tell them apart."""

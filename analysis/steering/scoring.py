@@ -35,6 +35,10 @@ class Telling:
         self._size = part.noise.at(runs.log_flops)
         self._counts = np.bincount(runs.owner, minlength=runs.count)
         self._first = np.concatenate([[0], np.cumsum(self._counts)])[:-1]
+        self._groups = []
+        for count in np.unique(self._counts):
+            members = np.flatnonzero(self._counts == count)
+            self._groups.append((members, self._first[members][:, None] + np.arange(count)))
 
     def reductions(self, covariance: FloatArray, goals: FloatArray) -> FloatArray:
         """Return by how much each trajectory lowers the variance of each goal, [T, G].
@@ -52,12 +56,41 @@ class Telling:
             variance = np.einsum("sq,sq->s", moved, self._gradient)
             return np.asarray(shared**2 / (self._size**2 + variance)[:, None])
         result = np.zeros((self._runs.count, shared.shape[1]))
-        for count in np.unique(self._counts):
-            members = np.flatnonzero(self._counts == count)
-            rows = self._first[members][:, None] + np.arange(count)
+        for members, rows in self._groups:
             total = np.matmul(moved[rows], self._gradient[rows].swapaxes(1, 2))
             solved = np.linalg.solve(total + self._noise(rows), shared[rows])
             result[members] = np.einsum("tkg,tkg->tg", shared[rows], solved)
+        return result
+
+    def outcomes(self, covariance: FloatArray) -> list[FloatArray]:
+        """Return the covariances of what trajectories will show, noise included.
+
+        Args:
+            covariance: V, [Q, Q].
+
+        Returns:
+            F V F^T + R of the trajectories with K observations, [T, K, K], for each K there is.
+        """
+        moved = self._gradient @ covariance
+        if self._runs.owner.size == self._runs.count:
+            variance = np.einsum("sq,sq->s", moved, self._gradient)
+            return [(self._size**2 + variance)[:, None, None]]
+        return [
+            np.matmul(moved[rows], self._gradient[rows].swapaxes(1, 2)) + self._noise(rows)
+            for _, rows in self._groups
+        ]
+
+    def distances(self, apart: FloatArray, outcomes: list[FloatArray]) -> FloatArray:
+        """Return d^T S^-1 d of each trajectory, [T].
+
+        Args:
+            apart: d, of all observations, [S].
+            outcomes: S, as `outcomes` returns them.
+        """
+        result = np.zeros(self._runs.count)
+        for (members, rows), block in zip(self._groups, outcomes, strict=True):
+            d = apart[rows][:, :, None]
+            result[members] = (d * np.linalg.solve(block, d)).sum(axis=(1, 2))
         return result
 
     def after(self, covariance: FloatArray, trajectory: int) -> FloatArray:
