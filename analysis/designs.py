@@ -12,6 +12,7 @@ from analysis.laws.base import FloatArray, Points
 from analysis.replay import Design, Purchases
 from analysis.steering.belief import Belief
 from analysis.steering.choosing import Account, Market, choose
+from analysis.steering.forms import standard, trained
 from analysis.steering.places import Trajectories, taken
 from analysis.steering.policy import POOL, SMALL_POOL, Policy
 from analysis.steering.posterior import Observed
@@ -103,6 +104,11 @@ def steered(purchases: Purchases, rng: np.random.Generator) -> int:
     estimator is.
     """
     return _chosen(purchases, rng, Policy() if purchases.world.repeats else POOL)
+
+
+def searching(purchases: Purchases, rng: np.random.Generator) -> int:
+    """As `steered`, spending as a live search does: a longer start, then no leaps in size."""
+    return _chosen(purchases, rng, Policy())
 
 
 def planned(purchases: Purchases, rng: np.random.Generator) -> int:
@@ -203,7 +209,9 @@ def _believed(purchases: Purchases, policy: Policy = POOL) -> tuple[Market, Beli
     memory, menu = purchases.memory, purchases.world.menu
     if "market" not in memory:
         runs = Trajectories.of(menu["params"], menu["tokens"], menu["cost"])
-        market_ = Market.of(runs, purchases.world.goal, policy=policy)
+        # What can be bought again and again is simulated, by a formula.
+        forms = standard() if purchases.world.repeats else trained()
+        market_ = Market.of(runs, purchases.world.goal, forms, policy)
         memory |= {"market": market_, "belief": None}
     market: Market = memory["market"]
     bought = np.array(purchases.bought, dtype=np.intp)
@@ -265,5 +273,6 @@ DESIGNS: dict[str, Design] = {
     "thompson": thompson,
     "knowledge_gradient": knowledge_gradient,
     "steered": steered,
+    "searching": searching,
     "planned": planned,
 }

@@ -23,7 +23,7 @@ import argparse
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -36,11 +36,13 @@ from analysis.designs import (
     knowledge_gradient,
     planned,
     random,
+    searching,
     space_filling,
     steered,
     thompson,
 )
 from analysis.errors import AnalysisError, FitError
+from analysis.fitting.fit import fit_law
 from analysis.fitting.isoflop import isoflop_parabolas
 from analysis.laws.base import FloatArray
 from analysis.replay import ESTIMATORS, Design, Purchases, TableWorld
@@ -136,6 +138,7 @@ class Pool:
 
 
 DESIGNS: dict[str, Design] = {
+    "searching": searching,
     "steered": steered,
     "planned": planned,
     "random": random,
@@ -197,8 +200,9 @@ LAWS: dict[str, Callable[[pd.DataFrame], Any]] = {
     "mixture": ESTIMATORS["mixture"],
     "five parameters": ESTIMATORS["five_parameters"],
     "calibrated": ESTIMATORS["calibrated"],
+    "bounded": partial(fit_law, law="bounded", bootstrap=20),
 }
-"""How any purchases are read; the last is the law that a search reports."""
+"""How any purchases are read; `calibrated` is the law that a search reports by default."""
 
 
 def searched(path: Path, search: Path) -> list[dict[str, Any]]:

@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike
 from analysis.errors import FitError
 from analysis.laws.base import FloatArray, Points
 from analysis.steering.belief import Belief, believe
-from analysis.steering.forms import LENGTH, Form, standard
+from analysis.steering.forms import LENGTH, Form, trained
 from analysis.steering.goals import Optimum
 from analysis.steering.posterior import Observed
 from analysis.steering.smooth import SmoothBasis
@@ -73,4 +73,4 @@ def mixture(runs: pd.DataFrame, forms: tuple[Form, ...] | None = None) -> Mixtur
         np.log(runs["loss"].to_numpy(dtype=np.float64)),
         np.arange(len(runs)),
     )
-    return Mixture(standard() if forms is None else forms, observed)
+    return Mixture(trained() if forms is None else forms, observed)

@@ -18,6 +18,7 @@ from analysis.laws.base import FloatArray, Points
 from analysis.laws.response import Response
 from analysis.steering.belief import Belief
 from analysis.steering.choosing import Market
+from analysis.steering.forms import trained
 from analysis.steering.goals import Optimum
 from analysis.steering.places import Trajectories
 from analysis.steering.posterior import Observed
@@ -142,7 +143,8 @@ class Beliefs:
 
     def __init__(self, study: StudyConfig, menu: Menu) -> None:
         self._menu = menu
-        self.market = Market.of(trajectories(menu, menu.table), goal_of(study.target))
+        runs = trajectories(menu, menu.table)
+        self.market = Market.of(runs, goal_of(study.target), trained())
         self.trust = Trust()
         self._guide: Fit | None = None
         self._belief: Belief | None = None

@@ -203,6 +203,7 @@ class LawConfig(Section):
     name: Literal[
         "auto",
         "chinchilla",
+        "bounded",
         "coupled",
         "super",
         "data_constrained",

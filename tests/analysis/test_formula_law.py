@@ -198,8 +198,8 @@ def test_names_of_other_laws_and_wrong_settings_are_refused():
 
 
 def test_bounds_hold_the_fit(runs):
-    register_formula("bounded", CHINCHILLA, bounds={"alpha": (0.5, 0.6)})
-    fit = fit_law(runs, law="bounded", bootstrap=5)
+    register_formula("fenced", CHINCHILLA, bounds={"alpha": (0.5, 0.6)})
+    fit = fit_law(runs, law="fenced", bootstrap=5)
     assert 0.5 - 1e-9 <= fit.parameters["alpha"].value <= 0.6 + 1e-9
 
 

@@ -2,6 +2,7 @@
 
 import time
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -20,6 +21,7 @@ from analysis.steering.forms import (
     five_parameters,
     recorded,
     standard,
+    trained,
 )
 from analysis.steering.goals import Losses, Optimum
 from analysis.steering.places import Trajectories, taken
@@ -323,6 +325,17 @@ def test_recorded_pools_are_expected_to_look_like_other_projects():
         assert prior.mean[3] == TYPICAL_MEAN["alpha"]
         assert prior.spread[4] == TYPICAL_SPREAD["beta"]
         assert np.all(prior.spread[5:] == 0.0), "five parameters have nothing else that is free"
+
+
+def test_a_search_that_trains_finds_out_that_its_loss_is_bounded():
+    """On the trajectories recorded here, up to a third of the largest compute."""
+    pool = pd.read_csv(Path(__file__).parents[2] / "docs" / "results" / "live_pool" / "runs.csv")
+    pool = pool[pool["flops"] < 4e11]
+    points = Points.of(pool["params"], pool["tokens"])
+    runs = Observed(points, np.log(pool["loss"].to_numpy()), pd.factorize(pool["trajectory"])[0])
+    belief = Market.of(menu(), Optimum(1e12), trained()).believe(runs)
+    bounded = np.array([part.form.law.name == "bounded" for part in belief.parts])
+    assert belief.shares[bounded].sum() > 0.9
 
 
 def test_the_mixture_answers_like_a_fit():

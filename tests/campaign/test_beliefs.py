@@ -104,21 +104,21 @@ def test_a_search_that_stops_at_its_budget_alone_goes_on(folder: StudyFolder) ->
 def test_a_law_that_fails_drops_its_smallest_runs_then_claims_nothing_and_says_so(
     folder: StudyFolder,
 ) -> None:
-    """Every run that is larger than all before comes out 30 % above what was predicted."""
+    """Every run that is larger than all before comes out 50 % above what was predicted."""
     campaign = open_campaign(study(), folder, clock=Slow())
     lifted = {}
     while isinstance(config := campaign.ask(), TrajectoryConfig):
         row = observe(config)
         predicted = campaign.ledger.trajectories[config.id].planned["predicted"]
         if predicted and predicted["beyond"]:
-            row["loss"] = lifted[config.id] = 1.3 * predicted["value"]
+            row["loss"] = lifted[config.id] = 1.5 * predicted["value"]
         campaign.tell(row)
         campaign.tell(ended(config))
         campaign.returned(config.id)
     assert lifted
     ending = campaign.ending
     assert ending.trusted_flops > 1e10
-    assert all(z > 4 for z in ending.surprises)
+    assert all(z > 4 for z in ending.surprises), ending.surprises
     assert campaign.fit.warnings[0]
     told = " ".join(campaign.fit.warnings)
     assert "larger runs fell outside what was predicted of them" in told
