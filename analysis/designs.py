@@ -14,7 +14,7 @@ from analysis.steering.belief import Belief
 from analysis.steering.choosing import Account, Market, choose
 from analysis.steering.forms import standard, trained
 from analysis.steering.places import Trajectories, taken
-from analysis.steering.policy import POOL, SMALL_POOL, Policy
+from analysis.steering.policy import POOL, Policy
 from analysis.steering.posterior import Observed
 
 START_SHARE = 0.05
@@ -109,11 +109,6 @@ def steered(purchases: Purchases, rng: np.random.Generator) -> int:
 def searching(purchases: Purchases, rng: np.random.Generator) -> int:
     """As `steered`, spending as a live search does: a longer start, then no leaps in size."""
     return _chosen(purchases, rng, Policy())
-
-
-def planned(purchases: Purchases, rng: np.random.Generator) -> int:
-    """As `steered`, the rest of the budget played to its end at each step: for few runs."""
-    return _chosen(purchases, rng, SMALL_POOL)
 
 
 def _chosen(purchases: Purchases, rng: np.random.Generator, policy: Policy) -> int:
@@ -274,5 +269,4 @@ DESIGNS: dict[str, Design] = {
     "knowledge_gradient": knowledge_gradient,
     "steered": steered,
     "searching": searching,
-    "planned": planned,
 }

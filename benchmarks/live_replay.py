@@ -34,7 +34,6 @@ from live_pool import GRID
 from analysis.designs import (
     d_optimal,
     knowledge_gradient,
-    planned,
     random,
     searching,
     space_filling,
@@ -140,7 +139,6 @@ class Pool:
 DESIGNS: dict[str, Design] = {
     "searching": searching,
     "steered": steered,
-    "planned": planned,
     "random": random,
     "space filling": space_filling,
     "D-optimal": d_optimal,

@@ -5,7 +5,7 @@ places to predict, and, but for the reference of a fit of the whole pool, the sa
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from analysis.steering.choosing import Account, Market, choose
 from analysis.steering.forms import Form, five_parameters, recorded, standard, with_misfit
 from analysis.steering.goals import Losses
 from analysis.steering.places import Trajectories, taken
-from analysis.steering.policy import POOL, SMALL_POOL, Policy
+from analysis.steering.policy import POOL
 from analysis.steering.posterior import Observed
 from analysis.steering.scoring import Telling
 
@@ -52,7 +52,6 @@ class Pool:
         forms: of the estimator.
         law: the law alone, for MSPE's rule.
         whole: RMSE of a fit of five parameters to the whole pool; NaN where there is none.
-        policy: how the steering spends here.
     """
 
     candidates: Trajectories
@@ -63,7 +62,6 @@ class Pool:
     forms: tuple[Form, ...]
     law: tuple[Form, ...]
     whole: float = np.nan
-    policy: Policy = POOL
 
 
 def _isoflop(name: str, hold_out: float) -> Pool:
@@ -90,7 +88,6 @@ def _isoflop(name: str, hold_out: float) -> Pool:
             recorded(),
             five_parameters(),
             float(np.sqrt(np.mean((found - truth) ** 2))),
-            SMALL_POOL,
         )
     raise KeyError(name)
 
@@ -151,7 +148,7 @@ def pool_of(task: str) -> Pool:
 def _market(task: str, alone: bool) -> Market:
     pool = pool_of(task)
     forms = pool.law if alone else pool.forms
-    return Market.of(pool.candidates, Losses(pool.wanted), forms, pool.policy)
+    return Market.of(pool.candidates, Losses(pool.wanted), forms, POOL)
 
 
 def _observed(pool: Pool, bought: list[int]) -> Observed:
@@ -197,11 +194,10 @@ def _mspe(market: Market, pool: Pool, belief: Belief | None, account: Account,
 
 DESIGNS: dict[str, tuple[Picker, bool]] = {
     "steered": (_steered, False),
-    "planned": (_steered, False),
     "random": (_random, False),
     "mspe": (_mspe, True),
 }
-"""How to choose, and whether under the law alone; `planned` steers a pool as a small one."""
+"""How to choose, and whether under the law alone."""
 
 
 def measure(task: str, design: str, seed: int) -> list[dict[str, Any]]:
@@ -209,8 +205,6 @@ def measure(task: str, design: str, seed: int) -> list[dict[str, Any]]:
     pool = pool_of(task)
     pick, alone = DESIGNS[design]
     market, final = _market(task, alone), _market(task, False)
-    if design == "planned":
-        market = replace(market, policy=SMALL_POOL)
     cost = pool.candidates.cost
     rows = []
     for share in pool.shares:

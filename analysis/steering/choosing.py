@@ -147,7 +147,7 @@ def choose(
     filling = started < policy.starts and account.spent < policy.start_share * account.budget
     if belief is None or started < policy.fewest or filling:
         return _fill(market, account, affordable, costs, rng)
-    if policy.plan:
+    if account.budget < policy.few * float(np.median(costs)):
         return _follow_plan(market, belief, account, affordable, costs, rng)
     ceiling = max(policy.largest_share * account.spent, float(costs[affordable].min()))
     allowed = affordable & (costs <= ceiling)

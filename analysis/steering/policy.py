@@ -19,8 +19,8 @@ class Policy:
             and least on whether it is.
         doubt: weight of runs that tell whether the simplest form holds, for each unit of
             the chance that two draws of the belief disagree on it (`contrast`).
-        plan: play the rest of the budget to its end instead (`planning`): for budgets of a few
-            dozen runs at most.
+        few: a budget that pays for fewer runs than this of the candidates' median cost is
+            played to its end at each step instead (`planning`).
         considered: candidates that a plan is made of, drawn where there are more.
     """
 
@@ -33,15 +33,12 @@ class Policy:
     bold: float = 0.7
     cautious: float = 0.4
     doubt: float = 0.5
-    plan: bool = False
+    few: float = 0.0
     considered: int = 300
 
 
-SMALL_POOL = Policy(starts=3, fewest=3, start_reach=2.0, plan=True)
-"""Of a pool of which the budget buys a few dozen runs at most. Its cheapest runs are often
-neighbours, which together tell what one does."""
-
-POOL = Policy(starts=3, largest_share=float("inf"), bold=0.4, doubt=0.0)
+POOL = Policy(starts=3, start_reach=2.0, largest_share=float("inf"), bold=0.4, doubt=0.0, few=90.0)
 """Of a recorded pool, whose every run can be had once and whose places to predict are near: the
-start is short, and a dear run may come early. Their forms are guesses one and all, so none of
-its runs is bought to tell them apart."""
+start is short, and a dear run may come early. Its cheapest runs are often neighbours, which
+together tell what one does. Their forms are guesses one and all, so none of its runs is bought to
+tell them apart."""

@@ -130,7 +130,7 @@ def test_nothing_is_bought_for_a_question_that_is_settled_or_not_asked():
             choose(m, certain, account, np.random.default_rng(0)).scores for m in (market, plain)
         ]
         np.testing.assert_array_equal(*scores)
-    pool = replace(market, policy=POOL)
+    pool = replace(market, policy=replace(POOL, few=0.0))
     cuts = expected_cuts(pool, belief)
     choice = choose(pool, belief, account, np.random.default_rng(0))
     np.testing.assert_array_equal(choice.cuts, cuts[choice.index])

@@ -26,7 +26,7 @@ from analysis.steering.forms import (
 from analysis.steering.goals import Losses, Optimum
 from analysis.steering.places import Trajectories, taken
 from analysis.steering.planning import Hypothesis, best_plan
-from analysis.steering.policy import SMALL_POOL
+from analysis.steering.policy import POOL
 from analysis.steering.posterior import Observed
 from analysis.steering.scoring import Telling
 from analysis.steering.stopping import Trust, judge, surprise
@@ -383,7 +383,7 @@ def test_a_plan_spends_the_rest_once_and_begins_with_its_dearest_run(market, bel
         if cost[[*by_chance, run]].sum() <= left:
             by_chance.append(int(run))
     assert remaining(plan) < remaining(by_chance)
-    small = Market.of(market.candidates, market.goal, market.forms, SMALL_POOL)
+    small = Market.of(market.candidates, market.goal, market.forms, POOL)
     choice = choose(small, belief, Account(left, 0.0, tuple(range(12))), rng)
     assert cost[choice.index] == cost[np.isfinite(choice.scores)].max()
     assert "planned" in choice.reason
@@ -437,9 +437,23 @@ def test_a_plan_does_not_rest_on_one_dear_run():
     assert sorted(plan) == [1, 2, 3, 4, 5, 6]
 
 
+def test_a_budget_of_many_runs_is_not_planned(market, belief):
+    pool = Market.of(market.candidates, market.goal, market.forms, POOL)
+    middle, bought = float(np.median(market.candidates.cost)), tuple(range(12))
+
+    def planned(runs: float) -> bool:
+        choice = choose(
+            pool, belief, Account(runs * middle, middle, bought), np.random.default_rng(0)
+        )
+        return choice.reason.endswith("planned")
+
+    assert planned(0.9 * POOL.few)
+    assert not planned(1.1 * POOL.few)
+
+
 def test_a_plan_of_a_large_pool_is_made_of_some_of_its_runs(market, belief):
     few = Market.of(
-        market.candidates, market.goal, market.forms, replace(SMALL_POOL, considered=20)
+        market.candidates, market.goal, market.forms, replace(POOL, considered=20, few=np.inf)
     )
     cost, bought = market.candidates.cost, tuple(range(12))
     open_ = np.ones(cost.size, dtype=bool)
