@@ -34,11 +34,6 @@ class PaperSize:
     total_millions: float
 
     @property
-    def is_square(self) -> bool:
-        """Whether the heads together are as wide as the model; six rows are not."""
-        return self.heads * self.kv_size == self.d_model
-
-    @property
     def shape(self) -> Shape:
         """The row as a shape, its head width its own."""
         return Shape(
