@@ -231,6 +231,9 @@ def report(folder: Path, write: Path | None) -> None:
         references.append((law, True, frame))
     default = by_table(measure(fitted, reported))
     print(line("the default, chosen with all in view", default, baseline or 1.0))
+    bounded = by_table(measure(partial(fitted, law="bounded"), reported))
+    print(line("bounded, the default's settings", bounded, baseline or 1.0))
+    references.append(("bounded", True, bounded))
     print("\nchinchilla with discrepancy, by table, settings chosen on the other sources")
     print(frame.round(4).to_string())
     if write is not None:

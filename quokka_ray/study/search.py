@@ -212,6 +212,7 @@ class LawConfig(Section):
         "data_constrained_ceiling",
         "muennighoff",
     ] = "auto"
-    """`auto`: the five-parameter law; of repeated data, `data_constrained`."""
+    """`auto`: the five-parameter law; of repeated data, `data_constrained`. `bounded` predicts
+    larger runs better (docs/laws.md)."""
     huber_delta: Literal["auto"] | Annotated[float, Field(gt=0)] = "auto"
     bootstrap: int = Field(default=400, ge=20)
