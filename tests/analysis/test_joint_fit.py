@@ -8,6 +8,7 @@ import pytest
 from laboratory import LR, fit_plain, observe, scattered, true_loss, true_lr, true_optimum, untuned
 
 from analysis.errors import FitError, RunTableError
+from analysis.fitting.fit import fit_law
 
 TARGET = 1e14
 
@@ -151,6 +152,15 @@ def test_one_decade_of_compute_does_not_identify_the_floor():
     assert not narrow.identified["E"]
     assert any("decades of compute" in w for w in narrow.warnings)
     assert wide.identified["E"]
+
+
+def test_a_law_of_few_runs_says_that_its_intervals_hold_less_often():
+    rng = np.random.default_rng(0)
+    few = fit_law(observe(*scattered(20, rng, (1e9, 1e12)), rng, 1e-3), bootstrap=20)
+    more = fit_law(observe(*scattered(40, rng, (1e9, 1e12)), rng, 1e-3), bootstrap=20)
+    said = "90 % intervals of the loss two decades beyond the runs held"
+    assert any(said in w and w.startswith("20 ") for w in few.warnings)
+    assert not any(said in w for w in more.warnings)
 
 
 def test_no_table_gives_an_answer_without_bounds():
