@@ -20,6 +20,7 @@ import pandas as pd
 from analysis.discrepancy import trajectory_noise
 from analysis.steering.belief import Belief
 from analysis.steering.choosing import Account, Market, choose
+from analysis.steering.forms import trained
 from analysis.steering.goals import Optimum
 from analysis.steering.places import Trajectories, taken
 from analysis.steering.posterior import Observed
@@ -100,7 +101,7 @@ def _halfway(observations: int) -> tuple[Market, Account, Observed, Belief]:
             "cost": np.repeat(work.ravel() / LARGEST, observations),
         }
     )
-    market = Market.of(Trajectories.of_table(table), Optimum(TARGET))
+    market = Market.of(Trajectories.of_table(table), Optimum(TARGET), trained())
     rng = np.random.default_rng(0)
     bought = rng.integers(params.size, size=200)
     runs = market.candidates.take(bought)

@@ -5,9 +5,9 @@ little more than this: at the middle of the runs about half of the loss is irred
 each is for want of size and of data, exponents lie between .28 and .5, those of tiny byte-level
 models up to .53, and no formula is exact. That is the prior (`prior_truths`): shares are drawn
 over twice the spread between seven published tables, exponents over all of that range, and a
-smooth misfit of the size that real tables show lies beside the formula. How learning rates and
-schedules respond is drawn from the priors of that response; what else is searched of a recipe is
-taken to make no difference, until runs show one.
+smooth misfit of the size that real tables show lies beside the formula, which is bounded where
+the study's law is. How learning rates and schedules respond is drawn from the priors of that
+response; what else is searched of a recipe is taken to make no difference, until runs show one.
 
 Once there are runs, truths are drawn from the law that was fitted to them (`fitted_truths`):
 parameters from its posterior, its misfit from what the runs leave of it.
@@ -31,6 +31,7 @@ from analysis.discrepancy import (
 )
 from analysis.fitting.fit import Fit
 from analysis.laws.base import FloatArray, Law, Points, get_law
+from analysis.laws.bounded import LOG_BOUND, LOG_BOUND_SPREAD
 from analysis.laws.mixture import PREFIX
 from analysis.laws.response import Response, ResponsePrior
 from analysis.steering.forms import TYPICAL_MEAN, TYPICAL_SPREAD
@@ -52,6 +53,9 @@ PRIOR_IN_WORDS = (
     f"published tables with twice their spread, a misfit as theirs, noise of {100 * NOISE:.1g} %"
 )
 FIT_IN_WORDS = "the law fitted to the runs so far, as far as they leave it open"
+
+_MEAN = TYPICAL_MEAN | {"ln_K": LOG_BOUND}
+_SPREAD = TYPICAL_SPREAD | {"ln_K": LOG_BOUND_SPREAD}
 
 _LEVEL = math.log(2.0)
 """ln L at the middle of the runs. Laws, priors and tolerances are relative: it changes nothing."""
@@ -161,13 +165,14 @@ def prior_truths(study: StudyConfig, places: Points, goal: Points, count: int) -
         goal: Where its answer is read.
         count: How many; more of them begin with the same ones.
     """
-    law, misfit, names = get_law("chinchilla"), DiscrepancyPrior(), study.search.lr_schedule
+    law = get_law("bounded" if study.law_name == "bounded" else "chinchilla")
+    misfit, names = DiscrepancyPrior(), study.search.lr_schedule
     centre = float(places.log_params.mean()), float(places.log_tokens.mean())
     basis = SmoothBasis.of([places, goal], misfit.length)
     prior = [
         (EXPONENT, EXPONENT_SPREAD)
         if kind == "exponent"
-        else (_LEVEL + TYPICAL_MEAN[name], TYPICAL_SPREAD[name])
+        else (_LEVEL + _MEAN[name], _SPREAD[name])
         for name, kind in zip(law.coordinates, law.kinds, strict=True)
     ]
     mean, spread = np.array(prior).T

@@ -20,6 +20,7 @@ from support.simulated import (
     write_rows,
 )
 
+from analysis.laws.base import Points
 from quokka_ray.campaign import outlook as module
 from quokka_ray.campaign import playing
 from quokka_ray.campaign.menu import Menu
@@ -27,6 +28,7 @@ from quokka_ray.campaign.outlook import Outlook, outlook
 from quokka_ray.campaign.playing import Player, TooSlowError
 from quokka_ray.study.config import StudyConfig
 from quokka_ray.study.folder import StudyFolder, open_folder
+from quokka_ray.study.search import LawConfig
 from quokka_ray.study.trajectory import TrajectoryConfig
 
 BUDGET, TARGET = 4e11, 1e12
@@ -264,6 +266,15 @@ def test_a_search_that_is_too_slow_beyond_its_budget_tells_what_it_knew_at_its_e
     assert [mark / BUDGET for mark in player.marks] == [0.25, 0.5, 0.75, 1.0]
     with pytest.raises(TooSlowError):
         player.play(truth, deadline=0)
+
+
+def test_a_study_that_fits_a_bounded_law_is_played_on_bounded_truths(tmp_path: Path) -> None:
+    """Of a model that has learnt nothing a bounded truth tells a finite loss."""
+    nothing = Points.of([1e-200], [1e-200])
+    for name, finite in (("bounded", True), ("auto", False)):
+        config = small(tmp_path).model_copy(update={"law": LawConfig(name=name)})
+        surface = player_of(config).truths(1)[0].surface
+        assert (surface.law.log_loss(surface.theta, nothing)[0] < 3.0) == finite
 
 
 def test_truths_of_a_study_under_way_pass_through_its_runs(folder: StudyFolder) -> None:
