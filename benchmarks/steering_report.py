@@ -131,7 +131,9 @@ def report(folder: Path, write: Path | None) -> None:
     surfaces, tables = _read(folder, "surfaces"), _read(folder, "tables")
     lines = ["# What the steering saves", "",
              "Made by `benchmarks/steering.py`; every design at equal FLOPs, no cooldown reuse "
-             "for any. Medians over seeds."]  # fmt: skip
+             "for any. Medians over seeds. Surfaces are steered with the forms meant for formulas "
+             "(`standard` in `analysis/steering/forms.py`); searches that train have others "
+             "(`trained`), which buy less well on formulas (docs/log.md)."]  # fmt: skip
     if len(surfaces):
         true = surfaces[surfaces["surface"] == "chinchilla"]
         lines += ["", "## Budget to reach an error, true five-parameter law", "",

@@ -15,20 +15,19 @@ from numpy.typing import ArrayLike
 from analysis.laws.base import (
     Derivatives,
     FloatArray,
-    Law,
     Points,
-    Prior,
     no_curvature,
     register_law,
 )
 from analysis.laws.chinchilla import CHINCHILLA
+from analysis.laws.extended import Extended, Range
 
 LOG_BOUND = float(np.log(1.5))
 LOG_BOUND_SPREAD = 0.5
 """Of the prior on ln(K / L), with L the runs' mean loss."""
 
 
-class Bounded(Law):
+class Bounded(Extended):
     """Chinchilla's law with one more parameter, the most that training can take away."""
 
     name: ClassVar[str] = "bounded"
@@ -58,28 +57,12 @@ class Bounded(Law):
         gradient = np.stack([of_e, of_a, of_b, -of_a * x, -of_b * z, of_k], axis=-2)
         return Derivatives(value, gradient, lambda weights: no_curvature(weights, 6))
 
-    def centring(self, log_params: float, log_tokens: float) -> FloatArray:
-        transform = np.eye(6)
-        transform[:5, :5] = CHINCHILLA.centring(log_params, log_tokens)
-        return transform
-
-    def bounds(self, log_loss: FloatArray) -> tuple[FloatArray, FloatArray]:
-        low, high = CHINCHILLA.bounds(log_loss)
+    def last(self, log_loss: FloatArray) -> Range:
         level = float(np.mean(log_loss))
-        return np.append(low, level - 2.0), np.append(high, level + 8.0)
+        return Range(level + LOG_BOUND, LOG_BOUND_SPREAD, level - 2.0, level + 8.0)
 
     def clip(self, theta: FloatArray) -> FloatArray:
         return np.concatenate([CHINCHILLA.clip(theta[..., :5]), theta[..., 5:]], axis=-1)
-
-    def starts(self, points: Points, log_loss: FloatArray) -> FloatArray:
-        found = CHINCHILLA.starts(points, log_loss)
-        bound = float(np.mean(log_loss)) + LOG_BOUND
-        return np.concatenate([found, np.full((len(found), 1), bound)], axis=1)
-
-    def prior(self, points: Points, log_loss: FloatArray, *, weak: bool = True) -> Prior:
-        five = CHINCHILLA.prior(points, log_loss, weak=weak)
-        mean = float(np.mean(log_loss)) + LOG_BOUND
-        return Prior(np.append(five.mean, mean), np.append(five.spread, LOG_BOUND_SPREAD))
 
     def optimum(
         self, theta: FloatArray, flops: ArrayLike, log_unique: float | None = None

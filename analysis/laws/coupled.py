@@ -11,13 +11,12 @@ import numpy as np
 from analysis.laws.base import (
     Derivatives,
     FloatArray,
-    Law,
     Points,
-    Prior,
     no_curvature,
     register_law,
 )
 from analysis.laws.chinchilla import CHINCHILLA
+from analysis.laws.extended import Extended, Range
 
 LOG_KAPPA_SPREAD = 0.25
 """Spread of the prior on ln kappa about 0. Without it, kappa and the exponents trade freely."""
@@ -53,7 +52,7 @@ def joined(floor: FloatArray, u: FloatArray, v: FloatArray, log_kappa: FloatArra
     )
 
 
-class Coupled(Law):
+class Coupled(Extended):
     """Chinchilla's law with one more parameter, which joins its two reducible terms."""
 
     name: ClassVar[str] = "coupled"
@@ -88,27 +87,13 @@ class Coupled(Law):
         )
         return Derivatives(at.value, gradient, lambda weights: no_curvature(weights, 6))
 
-    def centring(self, log_params: float, log_tokens: float) -> FloatArray:
-        transform = np.eye(6)
-        transform[:5, :5] = CHINCHILLA.centring(log_params, log_tokens)
-        return transform
-
-    def bounds(self, log_loss: FloatArray) -> tuple[FloatArray, FloatArray]:
-        low, high = CHINCHILLA.bounds(log_loss)
-        return np.append(low, LOG_KAPPA_BOUNDS[0]), np.append(high, LOG_KAPPA_BOUNDS[1])
+    def last(self, log_loss: FloatArray) -> Range:
+        return Range(0.0, LOG_KAPPA_SPREAD, *LOG_KAPPA_BOUNDS)
 
     def clip(self, theta: FloatArray) -> FloatArray:
         return np.concatenate(
             [CHINCHILLA.clip(theta[..., :5]), np.clip(theta[..., 5:], *LOG_KAPPA_BOUNDS)], axis=-1
         )
-
-    def starts(self, points: Points, log_loss: FloatArray) -> FloatArray:
-        found = CHINCHILLA.starts(points, log_loss)
-        return np.concatenate([found, np.zeros((len(found), 1))], axis=1)
-
-    def prior(self, points: Points, log_loss: FloatArray, *, weak: bool = True) -> Prior:
-        five = CHINCHILLA.prior(points, log_loss, weak=weak)
-        return Prior(np.append(five.mean, 0.0), np.append(five.spread, LOG_KAPPA_SPREAD))
 
     def describe(self, theta: FloatArray) -> str:
         e, a, b, alpha, beta, kappa = self.natural(theta)

@@ -151,11 +151,12 @@ def choose(
         return _follow_plan(market, belief, account, affordable, costs, rng)
     ceiling = max(policy.largest_share * account.spent, float(costs[affordable].min()))
     allowed = affordable & (costs <= ceiling)
-    cuts = expected_cuts(market, belief, account.pending)
+    hypotheses = _hypotheses(market, belief, account.pending)
+    cuts = _cuts(market, hypotheses)
     weights = _needs(market, belief)
     exponent = cost_exponent(belief, policy)
     prices = costs if account.prices is None else account.prices
-    about, share = _about_the_form(market, belief, account.pending)
+    about, share = _about_the_form(market, belief, hypotheses, account.pending)
     worth = (1.0 - share) * (cuts @ weights) + share * about
     scores = np.where(allowed, worth / prices**exponent, -np.inf)
     best = int(np.argmax(scores))
@@ -207,11 +208,15 @@ def _hypotheses(market: Market, belief: Belief, pending: tuple[int, ...]) -> lis
     return result
 
 
+def _speaking(belief: Belief) -> list[int]:
+    """Return the numbers of the forms that have a say."""
+    return [int(number) for number in np.flatnonzero(belief.shares >= _NEGLIGIBLE)]
+
+
 def _tellings(market: Market, belief: Belief) -> dict[int, Telling]:
     return {
-        number: Telling(part, market.candidates, market.phi)
-        for number, part in enumerate(belief.parts)
-        if belief.shares[number] >= _NEGLIGIBLE
+        number: Telling(belief.parts[number], market.candidates, market.phi)
+        for number in _speaking(belief)
     }
 
 
@@ -226,8 +231,12 @@ def expected_cuts(market: Market, belief: Belief, pending: tuple[int, ...] = ())
     Shares are averaged over the forms by probability: a form that knows little would otherwise
     decide alone, however improbable it is.
     """
+    return _cuts(market, _hypotheses(market, belief, pending))
+
+
+def _cuts(market: Market, hypotheses: list[Hypothesis]) -> FloatArray:
     result = np.zeros((market.candidates.count, len(market.goal.names)))
-    for share, telling, covariance, goals in _hypotheses(market, belief, pending):
+    for share, telling, covariance, goals in hypotheses:
         removed = telling.reductions(covariance, goals)
         variance = np.einsum("gq,qr,gr->g", goals, covariance, goals)
         result += share * removed / np.maximum(variance, 1e-300)
@@ -235,16 +244,16 @@ def expected_cuts(market: Market, belief: Belief, pending: tuple[int, ...] = ())
 
 
 def _about_the_form(
-    market: Market, belief: Belief, pending: tuple[int, ...]
+    market: Market, belief: Belief, hypotheses: list[Hypothesis], pending: tuple[int, ...]
 ) -> tuple[FloatArray, float]:
     """Return how far each candidate settles whether the simplest form holds, [T], and a weight."""
     weight = min(market.policy.doubt * disagreement(belief), 1.0)
-    speaking = np.flatnonzero(belief.shares >= _NEGLIGIBLE)
-    if weight == 0.0 or speaking[0] != 0 or speaking.size < 2:
+    speaking = _speaking(belief)
+    if weight == 0.0 or speaking[0] != 0 or len(speaking) < 2:
         return np.zeros(market.candidates.count), 0.0
     points = market.candidates.points
     expected = [belief.parts[number].log_loss(points, market.phi) for number in speaking]
-    return settled(_hypotheses(market, belief, pending), expected, pending), weight
+    return settled(hypotheses, expected, pending), weight
 
 
 def _needs(market: Market, belief: Belief) -> FloatArray:

@@ -3,52 +3,17 @@
 from dataclasses import replace
 
 import numpy as np
-import pandas as pd
 import pytest
-from laboratory import ALPHA, BETA, A, B, E
+from small_search import LARGEST, TARGET, believed, menu, trunks
 
 from analysis.discrepancy import noise_covariance
-from analysis.laws.base import Points
 from analysis.steering.belief import Belief
 from analysis.steering.choosing import Account, Market, choose, expected_cuts
 from analysis.steering.contrast import disagreement, settled
 from analysis.steering.goals import Optimum
-from analysis.steering.places import Trajectories
 from analysis.steering.planning import Hypothesis
 from analysis.steering.policy import POOL
-from analysis.steering.posterior import Observed
 from analysis.steering.scoring import Telling
-
-LARGEST, TARGET = 1e15, 1e18
-
-
-def menu(observations: int) -> Trajectories:
-    work, ratio = np.meshgrid(LARGEST * np.geomspace(1e-3, 1.0, 8), np.geomspace(1, 500, 8))
-    params = np.sqrt(work / 6 / ratio).ravel()
-    shares = 0.5 ** np.arange(observations)[::-1]
-    return Trajectories.of_table(
-        pd.DataFrame(
-            {
-                "params": np.repeat(params, observations),
-                "tokens": ((params * ratio.ravel())[:, None] * shares).ravel(),
-                "trajectory": np.repeat(np.arange(params.size), observations),
-                "cost": np.repeat(work.ravel(), observations),
-            }
-        )
-    )
-
-
-def log_loss(points: Points) -> np.ndarray:
-    return np.log(
-        E + A * np.exp(-ALPHA * points.log_params) + B * np.exp(-BETA * points.log_tokens)
-    )
-
-
-def believed(market: Market, count: int = 20) -> Belief:
-    rng = np.random.default_rng(0)
-    bought = market.candidates.take(rng.integers(market.candidates.count, size=count))
-    noise = 0.004 * rng.standard_normal(bought.owner.size)
-    return market.believe(Observed(bought.points, log_loss(bought.points) + noise, bought.owner))
 
 
 def hypotheses(market: Market, belief: Belief) -> tuple[list[Hypothesis], list[np.ndarray]]:
@@ -68,8 +33,8 @@ def hypotheses(market: Market, belief: Belief) -> tuple[list[Hypothesis], list[n
 @pytest.mark.parametrize("observations", [1, 3])
 def test_what_a_run_settles_is_the_variance_that_it_takes_from_the_answer(observations):
     """By the joint covariance of yes or no and of what all of the run's losses will be."""
-    market = Market.of(menu(observations), Optimum(TARGET))
-    belief = believed(market)
+    market = Market.of(trunks(menu(), observations), Optimum(TARGET))
+    belief = believed(market, 20)
     found, expected = hypotheses(market, belief)
     shares = belief.shares
     open_ = shares[0] * (1 - shares[0])
@@ -102,8 +67,8 @@ def test_what_a_run_settles_is_the_variance_that_it_takes_from_the_answer(observ
 
 
 def test_a_search_in_doubt_buys_what_settles_it_and_says_so():
-    market = Market.of(menu(1), Optimum(TARGET))
-    belief = believed(market)
+    market = Market.of(menu(), Optimum(TARGET))
+    belief = believed(market, 20)
     found, expected = hypotheses(market, belief)
     tells = settled(found, expected)
     bold = replace(market, policy=replace(market.policy, bold=0.0, cautious=0.0, doubt=0.0))
@@ -117,8 +82,8 @@ def test_a_search_in_doubt_buys_what_settles_it_and_says_so():
 
 
 def test_nothing_is_bought_for_a_question_that_is_settled_or_not_asked():
-    market = Market.of(menu(1), Optimum(TARGET))
-    belief = believed(market)
+    market = Market.of(menu(), Optimum(TARGET))
+    belief = believed(market, 20)
     account = Account(1e3 * LARGEST, 1e2 * LARGEST, tuple(range(20)))
     assert 0.0 < disagreement(belief) <= 0.5
     for first in (0.0, 1.0):

@@ -55,14 +55,14 @@ def run(campaign: Campaign, trials: int = 10**9) -> list[TrajectoryConfig]:
     return report(campaign, rows_of, trials)
 
 
-def opened(root, **search):
-    config = study(search={**WIDE, **search}).model_copy(update={"storage": root})
+def opened(root, seed=0, **search):
+    config = study(search={**WIDE, **search}).model_copy(update={"storage": root, "seed": seed})
     return config, open_folder(config, resume=False, overwrite=False)
 
 
 @pytest.fixture(scope="module")
 def searched(tmp_path_factory):
-    config, folder = opened(tmp_path_factory.mktemp("searched"))
+    config, folder = opened(tmp_path_factory.mktemp("searched"), seed=2)
     with folder:
         campaign = open_campaign(config, folder)
         trained = run(campaign)
@@ -78,7 +78,7 @@ def test_bad_rates_end_on_their_way_and_no_others(searched):
     campaign, _ = searched
     states = campaign.ledger.trajectories.values()
     hopeless = [state.config for state in states if state.hopeless_excess is not None]
-    assert hopeless
+    assert len(hopeless) >= 2
     assert all(off(config) > RULE["margin"] for config in hopeless)
     assert campaign.counts()["hopeless"] == len(hopeless)
 
@@ -91,7 +91,7 @@ def test_what_they_had_left_is_free_for_other_trials(searched):
     reserved = sum(
         state.planned["reserved_flops"] for state in campaign.ledger.trajectories.values()
     )
-    assert reserved > account.cap
+    assert reserved > 1.05 * account.cap
 
 
 def test_they_stand_in_the_run_table_without_a_loss_and_the_law_does_not_see_them(searched):
